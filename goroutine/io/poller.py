@@ -1,0 +1,73 @@
+"""What a machine asks of its poller, whichever kernel interface is behind it.
+
+One poller per machine, made and polled in that machine's thread. `uring` and `epoll`
+implement this interface and nothing above them knows which one runs.
+
+A waiter is anything that hands over its goroutine once: a `Wait` for one readiness event,
+a `PollDesc` (desc.py) for a connection that is read again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "Poller", "Ready", "Wait"]
+
+POLLIN, POLLOUT, POLLERR, POLLHUP = 1, 4, 8, 16
+
+Ready = Callable[[Any], None]
+"""How a poller hands a goroutine to its machine: the tail of the local queue."""
+
+
+class Wait:
+    """One goroutine waiting once for one fd to be readable or writable.
+
+    ``key`` is set by the poller that took it. ``result`` is the event mask, or a negative
+    errno. Whoever takes the Wait out of its poller's table owns the goroutine in ``g``.
+    """
+
+    __slots__ = ("events", "fd", "g", "key", "result")
+
+    def __init__(self, fd: int, events: int) -> None:
+        self.fd = fd
+        self.events = events
+        self.g: Any = None
+        self.key = 0
+        self.result = 0
+
+
+class Poller(Protocol):
+    """One machine's way to wait for the kernel."""
+
+    name: str
+    """"io_uring" or "epoll"."""
+
+    poll: Callable[[float | None], int]
+    """Submit what is pending and hand over what has happened; wait at most this many
+    seconds for the first event (0: don't, None: for ever). Returns how many goroutines were
+    made ready. Owner only."""
+
+    def wake(self) -> None:
+        """Make a sleeping `poll` return. From any thread."""
+
+    def wait(self, wait: Wait) -> None:
+        """Arm a readiness wait; its goroutine has parked. Owner only."""
+
+    def cancel(self, wait: Wait) -> bool:
+        """Take a wait back; True if its goroutine is the caller's now. From any thread."""
+
+    def waiters(self) -> int:
+        """How many goroutines wait for this poller (the deadlock rule needs to know)."""
+
+    def attach(self, desc: Any) -> None:
+        """Begin to receive for a connection. Owner only."""
+
+    def resume(self, desc: Any) -> None:
+        """Receive again after back-pressure or a spent multishot. Owner only."""
+
+    def detach(self, desc: Any) -> None:
+        """Close a connection's fd once nothing submitted names it. Owner only."""
+
+    def close(self) -> None:
+        """Give every fd and mapping back; the machine's thread has ended."""
