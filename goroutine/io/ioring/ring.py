@@ -14,12 +14,11 @@ from collections import deque
 from threading import get_native_id
 from typing import TYPE_CHECKING, Final, Self
 
-from . import abi, setup, syscalls
+from . import abi, registration, setup, syscalls
 from .completion import Completion
+from .memory import RingMemory
 
 if TYPE_CHECKING:
-    import mmap
-
     from .buffers import BufferRing
 
 __all__ = ["Ring"]
@@ -29,7 +28,7 @@ _FOREVER: Final = 1e9  # seconds; a longer timeout is none
 _STRONGLY_ORDERED: Final = platform.machine() in ("x86_64", "AMD64", "i686")
 
 
-class Ring:
+class Ring(RingMemory):
     """One io_uring instance.
 
     **One thread.** A ring must be made, used and closed by one and the same
@@ -57,79 +56,21 @@ class Ring:
     There is no ``__del__``: a ring that is dropped without ``close()`` leaks
     its fd.  After ``close()`` every operation raises ``ValueError``.
 
-    For loops that can't afford method calls there are these attributes, all
-    good until ``close()``.  Such a loop writes SQEs itself, then adds to
-    ``tail``; stores ``tail & 0xFFFFFFFF`` to ``sq_tail[0]``; calls ``syscall``;
-    and, having copied the CQEs out, stores the new head to ``cq_head[0]``.
-
-    =================  ==========================================================
-    fd                 the ring's fd; -1 once closed
-    enter_fd           what io_uring_enter takes: a registered index, or the fd
-    enter_flags        ENTER_REGISTERED_RING if it is an index, else 0
-    flags, features    what the kernel granted (SETUP_…) and has (FEAT_…)
-    sq_entries         size of the submission queue, a power of two
-    cq_entries         size of the completion queue, a power of two
-    sq_mask, cq_mask   one less
-    sqes               memoryview of 64-bit words, 8 for each SQE
-    sqe_bytes          the same as bytes, for ``Struct.pack_into``
-    ring_mm            the mapping the completion queue lies in, sliceable
-    cq_offset          where in it the CQEs begin, 16 bytes each
-    cq_head, cq_tail   one-element memoryviews of 32 bits; head is ours to store
-    sq_head, sq_tail   the same; tail is ours to store
-    cq_overflow        the same: completions lost for want of kernel memory
-    sq_flags           the same: SQ_CQ_OVERFLOW, SQ_TASKRUN
-    tail               SQEs ever queued, a plain int that doesn't wrap
-    syscall            libc's ``syscall``, this ring's own function object: -1 on
-                       failure and then ``ctypes.get_errno()``.  Pass addresses
-                       as ``c_void_p`` and the size as ``c_size_t``
-    syscall_nb         the same without detaching the thread state; only for
-                       calls that can't block (``min_complete`` 0)
-    timespec           two 64-bit words: seconds, nanoseconds
-    timeout_arg        the ``GetEventsArg`` that points at them
-    timeout_ptr,       its address and size, ready to pass with ENTER_EXT_ARG
-    timeout_size
-    =================  ==========================================================
+    Loops that can't afford method calls find all they need as plain attributes:
+    see ``RingMemory``.
     """
 
     __slots__ = (
         "__weakref__",
         "_cqes",
         "_enter_bits",
-        "_layout",
         "_limit",
         "_owner",
         "_pack",
         "_pid",
         "_pinned",
-        "_timespec",
         "_weak",
         "buffer_rings",
-        "cq_entries",
-        "cq_head",
-        "cq_mask",
-        "cq_offset",
-        "cq_overflow",
-        "cq_tail",
-        "enter_fd",
-        "enter_flags",
-        "fd",
-        "features",
-        "flags",
-        "ring_mm",
-        "sq_entries",
-        "sq_flags",
-        "sq_head",
-        "sq_mask",
-        "sq_tail",
-        "sqe_bytes",
-        "sqes",
-        "syscall",
-        "syscall_nb",
-        "tail",
-        "timeout_arg",
-        "timeout_ptr",
-        "timeout_size",
-        "timespec",
     )
 
     def __init__(
@@ -140,63 +81,26 @@ class Ring:
         *,
         register_fd: bool = True,
     ) -> None:
-        self._layout = setup.make(entries, cq_entries, flags)
+        layout = setup.make(entries, cq_entries, flags)
         try:
-            self._start(self._layout)
+            super().__init__(layout)
+            self._enter_bits: int = abi.ENTER_GETEVENTS
+            self._limit: int = self.sq_entries  # the tail at which prepare must look for room
+            self._pack = struct.Struct(abi.SQE).pack_into
+            self._cqes = struct.Struct(abi.CQE).iter_unpack
+            self._pinned: deque[tuple[int, object]] = deque()  # with the tail that follows its SQE
+            self._owner: int = get_native_id()
+            self._pid: int = os.getpid()
+            # With DEFER_TASKRUN only this very thread, inside enter, posts CQEs.
+            # Without, others do, and to read a CQE after the tail that announces
+            # it takes an order that plain loads have on some machines only.
+            self._weak: bool = not (_STRONGLY_ORDERED or self.flags & abi.SETUP_DEFER_TASKRUN)
+            self.buffer_rings: list[BufferRing] = []
             if register_fd:
                 self.register_ring_fd()
         except BaseException:
-            self._layout.close()
+            layout.close()
             raise
-
-    def _start(self, layout: setup.Layout) -> None:
-        self.fd: int = layout.fd
-        self.enter_fd: int = layout.fd
-        self.enter_flags: int = 0
-        self._enter_bits: int = abi.ENTER_GETEVENTS
-        self.flags: int = layout.flags
-        self.features: int = layout.features
-        self.sq_entries: int = layout.sq_entries
-        self.cq_entries: int = layout.cq_entries
-        self.sq_mask: int = layout.sq_entries - 1
-        self.cq_mask: int = layout.cq_entries - 1
-
-        self.ring_mm: mmap.mmap = layout.rings
-        self.sqe_bytes: mmap.mmap = layout.sqes
-        sq, cq = layout.sq_offsets, layout.cq_offsets
-        self.sq_head: memoryview = _word(layout.rings, sq[0])
-        self.sq_tail: memoryview = _word(layout.rings, sq[1])
-        self.sq_flags: memoryview = _word(layout.rings, sq[4])
-        self.cq_head: memoryview = _word(layout.rings, cq[0])
-        self.cq_tail: memoryview = _word(layout.rings, cq[1])
-        self.cq_overflow: memoryview = _word(layout.rings, cq[4])
-        self.cq_offset: int = cq[5]
-        self.sqes: memoryview = memoryview(layout.sqes).cast("Q")
-        if not layout.flags & abi.SETUP_NO_SQARRAY:
-            # The indirection is never used: entry i is SQE i, for good.
-            identity = struct.pack(f"={layout.sq_entries}I", *range(layout.sq_entries))
-            layout.rings[sq[6] : sq[6] + len(identity)] = identity
-
-        self.tail: int = 0
-        self._limit: int = layout.sq_entries  # the tail at which prepare must look for room
-        self._pack = struct.Struct(abi.SQE).pack_into
-        self._cqes = struct.Struct(abi.CQE).iter_unpack
-        self._pinned: deque[tuple[int, object]] = deque()  # with the tail that follows its SQE
-        self.buffer_rings: list[BufferRing] = []
-        self._owner: int = get_native_id()
-        self._pid: int = os.getpid()
-        # With DEFER_TASKRUN only this very thread, inside enter, posts CQEs.
-        # Without, others do, and reading a CQE after the tail needs an order
-        # that only strongly ordered machines give to plain loads.
-        self._weak: bool = not (_STRONGLY_ORDERED or layout.flags & abi.SETUP_DEFER_TASKRUN)
-
-        self.syscall: syscalls.Syscall = syscalls.new_syscall()
-        self.syscall_nb: syscalls.Syscall = syscalls.new_syscall(blocking=False)
-        self._timespec = (ctypes.c_int64 * 2)()
-        self.timespec: memoryview = memoryview(self._timespec).cast("B").cast("q")
-        self.timeout_arg = abi.GetEventsArg(ts=ctypes.addressof(self._timespec))
-        self.timeout_ptr = ctypes.c_void_p(ctypes.addressof(self.timeout_arg))
-        self.timeout_size = ctypes.c_size_t(ctypes.sizeof(abi.GetEventsArg))
 
     # --- queueing ----------------------------------------------------------------
 
@@ -392,7 +296,11 @@ class Ring:
         found: list[Completion] = []
         self._collect(found)
         if self.sq_flags[0] & abi.SQ_CQ_OVERFLOW:
-            self.enter(0)
+            try:
+                self.enter(0)
+            except OSError:
+                if not found:
+                    raise
             self._collect(found)
         return found
 
@@ -461,40 +369,7 @@ class Ring:
         That nothing matched is no error.  Raises ``OSError``: ETIME when an
         operation can't be stopped and goes on for more than ``timeout`` seconds.
         """
-        if user_data is not None and fd is not None:
-            raise ValueError("cancel by user_data or by fd, not by both")
-        flags = 0
-        if fd is not None:
-            flags = abi.ASYNC_CANCEL_FD
-        elif user_data is None:
-            flags = abi.ASYNC_CANCEL_ANY
-        deadline = None if timeout is None else time.monotonic_ns() + math.ceil(timeout * 1e9)
-        pause = 0.0
-        while True:
-            seconds = nanoseconds = -1
-            if deadline is not None:
-                left = max(deadline - time.monotonic_ns(), 0)
-                seconds, nanoseconds = divmod(left, 1_000_000_000)
-            key, target = user_data or 0, -1 if fd is None else fd
-            argument = struct.pack(abi.SYNC_CANCEL_REG, key, target, flags, seconds, nanoseconds, 0)
-            try:
-                count = self.register(abi.REGISTER_SYNC_CANCEL, syscalls.address_of(argument), 1)
-            except OSError as failure:
-                if failure.errno == errno.ENOENT:
-                    return
-                if failure.errno != errno.EINTR:
-                    raise
-                continue
-            # With a key: 0, one is cancelled, and there may be another.  With
-            # ANY: how many were told, running ones included, without waiting.
-            self.enter(0)  # they complete in here
-            if flags == abi.ASYNC_CANCEL_ANY:
-                if not count:
-                    return
-                if deadline is not None and time.monotonic_ns() >= deadline:
-                    raise syscalls.error(errno.ETIME, "operations are still running")
-                time.sleep(pause)
-                pause = 0.001
+        registration.sync_cancel(self, user_data, fd=fd, timeout=timeout)
 
     # --- the end -----------------------------------------------------------------------
 
@@ -534,19 +409,8 @@ class Ring:
                 buffer_ring.abandon()
             self.buffer_rings.clear()
             self._pinned.clear()
-            self.fd = self.enter_fd = self._limit = -1  # prepare: make_room reports the misuse
-            for view in (
-                self.sq_head,
-                self.sq_tail,
-                self.sq_flags,
-                self.cq_head,
-                self.cq_tail,
-                self.cq_overflow,
-                self.sqes,
-                self.timespec,
-            ):
-                view.release()
-            self._layout.close()
+            self._limit = -1  # sends prepare to make_room, which reports the misuse
+            self._free()
 
     def __enter__(self) -> Self:
         return self
@@ -564,7 +428,3 @@ class Ring:
     def _check(self) -> None:
         if self.fd < 0:
             raise ValueError("operation on a closed ring")
-
-
-def _word(mapping: mmap.mmap, offset: int) -> memoryview:
-    return memoryview(mapping)[offset : offset + 4].cast("I")

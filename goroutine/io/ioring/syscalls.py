@@ -94,17 +94,18 @@ class _PyBuffer(ctypes.Structure):
     )
 
 
-def address_of(buffer: Buffer) -> int:
+def address_of(buffer: Buffer, *, writable: bool = False) -> int:
     """Address of the first byte of a contiguous buffer.
 
     The address is good for as long as the object lives and isn't resized;
     nothing here keeps it alive.  Raises ``TypeError`` for what isn't a buffer
-    and ``BufferError`` for what isn't contiguous.
+    and ``BufferError`` for what isn't contiguous or, if it must be, writable.
     """
-    if type(buffer) is bytes:
+    if type(buffer) is bytes and not writable:
         return ctypes.c_void_p.from_buffer(ctypes.c_char_p(buffer)).value or 0
     view = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), 0)
+    api = ctypes.pythonapi
+    api.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(view), int(writable))
     address: int = view.buf or 0
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    api.PyBuffer_Release(ctypes.byref(view))
     return address
