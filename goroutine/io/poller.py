@@ -9,8 +9,10 @@ a `PollDesc` (desc.py) for a connection that is read again and again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+
+from ..runtime.shared import current
 
 __all__ = ["POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "Poller", "Ready", "Wait"]
 
@@ -36,12 +38,30 @@ class Wait:
         self.key = 0
         self.result = 0
 
+    def park(self, g: Any) -> None:
+        """Commit: arm it on the machine that ran g, whichever that is."""
+        self.g = g
+        current().poller.wait(self)
+
 
 class Poller(Protocol):
     """One machine's way to wait for the kernel."""
 
     name: str
     """"io_uring" or "epoll"."""
+
+    direct: bool
+    """Whether readers call read(2) themselves, on readiness."""
+
+    readers: dict[int, Any]
+    read_free: dict[int, bool]
+    write_free: dict[int, bool]
+    take_read: Callable[[int, None], bool | None]
+    take_write: Callable[[int, None], bool | None]
+    """Parked readers and the tokens of all PollDescs polled here: desc.py."""
+
+    keys: Iterator[int]
+    """Names for what is made on this machine; unique over all machines. Owner only."""
 
     poll: Callable[[float | None], int]
     """Submit what is pending and hand over what has happened; wait at most this many

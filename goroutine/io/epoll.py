@@ -1,0 +1,200 @@
+"""The epoll poller: the same interface where io_uring is refused, and for comparison.
+
+Connections are registered once, edge-triggered, for both directions; an edge that finds no
+parked reader is remembered in the desc (``edge``), and readers call read(2) themselves. A
+short read means the socket is drained: the next read parks without trying, unless an edge
+came in between. Single waits (`Wait`) are registered one-shot and level-triggered.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from .desc import PollDesc, close_fd
+from .poller import POLLERR, POLLHUP, POLLIN, POLLOUT, Ready, Wait
+
+__all__ = ["EpollPoller"]
+
+FIRST_KEY = 16
+EVENTS = 512  # the most that one poll takes
+HUNG_UP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+
+
+class EpollPoller:
+    """See poller.Poller for the interface. Made and polled in its machine's thread."""
+
+    name = "epoll"
+    direct = True  # readers call read(2) themselves
+
+    def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
+        self.readers: dict[int, PollDesc] = {}
+        self.read_free: dict[int, bool] = {}
+        self.write_free: dict[int, bool] = {}
+        self.take_read = self.read_free.pop
+        self.take_write = self.write_free.pop
+        # Unique over all machines: a connection may be made on one and polled by another.
+        self.keys = count(FIRST_KEY + number, machines)
+        self.ready = ready
+        # By fd, as epoll reports: connections; and single waits, several to an fd. Two
+        # epolls, since an fd may be both (a writer waits on a connection).
+        self.descs: dict[int, PollDesc] = {}
+        self.waits: dict[int, list[Wait]] = {}
+        self.epoll = select.epoll()
+        try:
+            self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                self.once = select.epoll()
+            except BaseException:
+                os.close(self.eventfd)
+                raise
+        except BaseException:
+            self.epoll.close()
+            raise
+        self.epoll.register(self.eventfd, select.EPOLLIN)
+        self.epoll.register(self.once.fileno(), select.EPOLLIN)
+        self.poll = self.make_poll()
+
+    # -- from any thread ------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Make a sleeping poll return."""
+        try:
+            os.eventfd_write(self.eventfd, 1)
+        except BlockingIOError:
+            pass
+
+    def cancel(self, wait: Wait) -> bool:
+        """Take a wait back; True if its goroutine is the caller's now."""
+        queue = self.waits.get(wait.fd)
+        try:
+            if queue is None:
+                return False
+            queue.remove(wait)
+        except ValueError:
+            return False
+        return True
+
+    def waiters(self) -> int:
+        return len(self.readers) + sum(len(queue) for queue in self.waits.values())
+
+    # -- the owner's ----------------------------------------------------------------------
+
+    def wait(self, wait: Wait) -> None:
+        queue = self.waits.setdefault(wait.fd, [])
+        queue.append(wait)
+        self.arm_once(wait.fd, queue)
+
+    def arm_once(self, fd: int, queue: list[Wait]) -> None:
+        """Have ``once`` report the next event that somebody in the queue waits for."""
+        events = select.EPOLLONESHOT
+        for wait in queue:
+            events |= wait.events
+        try:
+            try:
+                self.once.modify(fd, events)
+            except FileNotFoundError:
+                self.once.register(fd, events)
+        except OSError as failure:
+            self.waits.pop(fd, None)
+            # A regular file is always ready; epoll refuses to watch one.
+            result = POLLIN | POLLOUT if failure.errno == errno.EPERM else -(failure.errno or 1)
+            for wait in queue:
+                wait.result = wait.events if result > 0 else result
+                self.ready(wait.g)
+
+    def attach(self, desc: PollDesc) -> None:
+        if desc.closed:
+            return
+        try:
+            self.epoll.register(desc.fd, EDGES)
+        except OSError as failure:
+            desc.error = failure.errno or errno.EIO
+            desc.wake_reader()
+            return
+        self.descs[desc.fd] = desc
+
+    def resume(self, desc: PollDesc) -> None:
+        """Nothing to resume: what isn't read stays in the socket."""
+
+    def detach(self, desc: PollDesc) -> None:
+        """Close the fd; the kernel takes it out of both epolls."""
+        self.descs.pop(desc.fd, None)
+        self.read_free.pop(desc.key, None)
+        queue = self.waits.pop(desc.fd, None)
+        close_fd(desc.fd)
+        for wait in queue or ():
+            wait.result = POLLHUP
+            self.ready(wait.g)
+
+    def close(self) -> None:
+        self.once.close()
+        self.epoll.close()
+        os.close(self.eventfd)
+
+    # -- poll -----------------------------------------------------------------------------
+
+    def make_poll(self) -> Callable[[float | None], int]:
+        wait_events = self.epoll.poll
+        descs, readers, append = self.descs, self.readers, self.ready
+        take_reader = readers.pop
+        eventfd, once = self.eventfd, self.once.fileno()
+        waits = self.waits
+
+        def poll(timeout: float | None) -> int:
+            if timeout == 0 and not descs and not waits:
+                return 0
+            try:
+                if timeout is None:
+                    events = wait_events(-1, EVENTS)
+                else:
+                    events = wait_events(timeout, EVENTS)
+            except InterruptedError:
+                return 0
+            made = 0
+            for fd, mask in events:
+                desc = descs.get(fd)
+                if desc is not None:
+                    if mask & HUNG_UP:
+                        desc.hup = True
+                    desc.edge = True
+                    if desc.accepting:
+                        desc.accept_all()  # type: ignore[attr-defined]
+                        continue
+                    if take_reader(desc.key, None) is not None:
+                        desc.data = None
+                        append(desc.g)
+                        made += 1
+                elif fd == eventfd:
+                    os.eventfd_read(eventfd)
+                elif fd == once:
+                    made += self.poll_once()
+            return made
+
+        return poll
+
+    def poll_once(self) -> int:
+        made = 0
+        for fd, mask in self.once.poll(0, EVENTS):
+            queue = self.waits.get(fd)
+            if queue is None:
+                continue
+            for wait in list(queue):
+                if mask & (wait.events | POLLERR | POLLHUP):
+                    try:
+                        queue.remove(wait)
+                    except ValueError:
+                        continue  # cancelled: somebody else's goroutine
+                    wait.result = mask
+                    self.ready(wait.g)
+                    made += 1
+            if queue:
+                self.arm_once(fd, queue)
+            else:
+                self.waits.pop(fd, None)
+        return made

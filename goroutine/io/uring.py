@@ -1,0 +1,340 @@
+"""The io_uring poller: one ring and one buffer ring per machine, one enter per pass.
+
+What happens to a message: the machine's enter lets the kernel copy it from the socket into
+a buffer of the ring and post a completion; poll() copies it out, gives it to the goroutine
+that reads this connection, and that goroutine goes to the tail of the local queue. No
+receive is submitted per message: a multishot receive stays armed for as long as the
+connection lives. Buffers are handed back in one store after the whole batch is decoded.
+
+Keys (user_data): 0 is for operations whose completion says nothing; WAKE for the eventfd;
+every other key names one Wait or one PollDesc and is never used again, so that a late
+completion of something that is gone finds nobody and is dropped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from . import ioring
+from .desc import MOST_CHUNKS, PollDesc, close_fd
+from .ioring import abi
+from .poller import Ready, Wait
+
+__all__ = ["UringPoller"]
+
+WAKE = 1
+FIRST_KEY = 16
+
+BUFFERS = 512
+BUFFER_SHIFT = 12  # 4 KiB each: 2 MiB in all, about a core's second-level cache
+
+MASK = 0xFFFFFFFF
+DATA = abi.CQE_F_BUFFER | abi.CQE_F_MORE
+
+
+class UringPoller:
+    """See poller.Poller for the interface. Made and polled in its machine's thread."""
+
+    name = "io_uring"
+    direct = False  # data comes with the completion; readers don't call read(2)
+
+    def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
+        # Readers that are parked; the tokens (desc.py); all that is attached; the waits.
+        self.readers: dict[int, PollDesc] = {}
+        self.read_free: dict[int, bool] = {}
+        self.write_free: dict[int, bool] = {}
+        self.take_read = self.read_free.pop
+        self.take_write = self.write_free.pop
+        self.descs: dict[int, PollDesc] = {}
+        self.waits: dict[int, Wait] = {}
+        # Unique over all machines: a connection may be made on one and polled by another.
+        self.keys = count(FIRST_KEY + number, machines)
+        self.ready = ready
+        self.ring = ioring.Ring(entries=1024, cq_entries=8192)
+        try:
+            self.buffers = ioring.BufferRing(self.ring, 0, BUFFERS, 1 << BUFFER_SHIFT)
+            self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            self.ring.close()
+            raise
+        self.fds_to_close: list[int] = []
+        self.rearm: list[PollDesc] = []
+        self.arm_wake()
+        self.poll = self.make_poll()
+
+    # -- from any thread ------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """A completion for the poll on the eventfd, hence an end of the sleep."""
+        try:
+            os.eventfd_write(self.eventfd, 1)
+        except BlockingIOError:
+            pass  # 2**64 - 2 wake-ups are pending: one more makes no difference
+
+    def cancel(self, wait: Wait) -> bool:
+        """Take a wait back; its poll in the kernel is left to complete for nobody."""
+        return self.waits.pop(wait.key, None) is not None
+
+    def waiters(self) -> int:
+        return len(self.readers) + len(self.waits)
+
+    # -- the owner's ----------------------------------------------------------------------
+
+    def wait(self, wait: Wait) -> None:
+        wait.key = key = next(self.keys)
+        self.waits[key] = wait
+        self.ring.prepare(abi.OP_POLL_ADD, fd=wait.fd, op_flags=wait.events, user_data=key)
+
+    def unwait(self, key: int) -> None:
+        """Remove what cancel() left in the kernel."""
+        self.ring.prepare(abi.OP_POLL_REMOVE, addr=key, user_data=0)
+
+    def attach(self, desc: PollDesc) -> None:
+        if desc.closed:
+            return
+        self.descs[desc.key] = desc
+        self.arm(desc)
+
+    def arm(self, desc: PollDesc) -> None:
+        desc.armed = True
+        if desc.accepting:
+            self.ring.prepare(
+                abi.OP_ACCEPT,
+                ioprio=abi.ACCEPT_MULTISHOT,
+                fd=desc.fd,
+                op_flags=socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+                user_data=desc.key,
+            )
+        else:
+            self.ring.prepare(
+                abi.OP_RECV,
+                flags=abi.IOSQE_BUFFER_SELECT,
+                ioprio=abi.RECV_MULTISHOT,
+                fd=desc.fd,
+                user_data=desc.key,
+            )
+
+    def pause(self, desc: PollDesc) -> None:
+        """Stop receiving: more lies unread than a connection may hold."""
+        desc.paused = True
+        self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=desc.key, user_data=0)
+
+    def resume(self, desc: PollDesc) -> None:
+        """Receive again. While the cancellation is under way its completion sees to it."""
+        desc.paused = False
+        if not desc.armed and not desc.closed and not desc.eof and not desc.error:
+            self.arm(desc)
+
+    def detach(self, desc: PollDesc) -> None:
+        """Close the fd once all that was prepared with its number has been submitted.
+
+        An armed operation holds the kernel's file beyond the close: it is ended first, by
+        the shutdown that closing a connection does, else by cancelling it.
+        """
+        key = desc.key
+        if self.descs.pop(key, None) is not None and desc.armed:
+            self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
+        self.read_free.pop(key, None)
+        self.fds_to_close.append(desc.fd)
+
+    def arm_wake(self) -> None:
+        # Multishot: every write to the eventfd from now on is a completion, without a
+        # system call of ours per wake-up. The counter is never read; it can't fill up.
+        self.ring.prepare(
+            abi.OP_POLL_ADD,
+            fd=self.eventfd,
+            op_flags=1 | 1 << 31,
+            length=abi.POLL_ADD_MULTI,
+            user_data=WAKE,
+        )
+
+    def close(self) -> None:
+        for fd in self.fds_to_close:
+            close_fd(fd)
+        self.fds_to_close.clear()
+        self.ring.close()
+        os.close(self.eventfd)
+
+    # -- poll -----------------------------------------------------------------------------
+
+    def make_poll(self) -> Callable[[float | None], int]:
+        """The hot function, with all it touches in its own cells, made in its own thread."""
+        ring, buffers = self.ring, self.buffers
+        syscall, syscall_nb = ring.syscall, ring.syscall_nb
+        enter, fd = abi.SYS_IO_URING_ENTER, ring.enter_fd
+        bits = ring.enter_flags | abi.ENTER_GETEVENTS
+        timed = bits | abi.ENTER_EXT_ARG
+        timespec, timeout_ptr, timeout_size = ring.timespec, ring.timeout_ptr, ring.timeout_size
+        sq_tail, sq_head, sq_flags = ring.sq_tail, ring.sq_head, ring.sq_flags
+        cq_head, cq_tail = ring.cq_head, ring.cq_tail
+        cq_mask, cq_entries, cqes, base = ring.cq_mask, ring.cq_entries, ring.ring_mm, ring.cq_offset
+        unpack = struct.Struct("<QiHH").iter_unpack
+        memory, release = buffers.data, buffers.release
+        append, take_reader = self.ready, self.readers.pop
+        descs, waits = self.descs, self.waits
+        fds_to_close, rearm = self.fds_to_close, self.rearm
+        other = self.other
+        leave = self.leave
+
+        def poll(timeout: float | None) -> int:
+            # -- submit, and wait
+            tail = ring.tail
+            pending = (tail - sq_head[0]) & MASK
+            if timeout == 0:
+                if not pending and not descs and not waits and cq_tail[0] == cq_head[0]:
+                    return 0  # nothing can happen
+                if pending:
+                    sq_tail[0] = tail & MASK
+                result = syscall_nb(enter, fd, pending, 0, bits, None, 0)
+            else:
+                if pending:
+                    sq_tail[0] = tail & MASK
+                if timeout is None or timeout > 1e6:
+                    result = syscall(enter, fd, pending, 1, bits, None, 0)
+                else:
+                    seconds = int(timeout)
+                    timespec[0] = seconds
+                    # Up, never down: a sleep that ends early makes a second one.
+                    timespec[1] = min(int((timeout - seconds) * 1e9) + 1, 999_999_999)
+                    result = syscall(enter, fd, pending, 1, timed, timeout_ptr, timeout_size)
+            if result < 0:
+                code = ctypes.get_errno()
+                # Interrupted, timed out, or completions must be reaped before more is taken
+                # (what was not submitted stays pending): all go on below.
+                if code not in _PASSING:
+                    raise OSError(code, "io_uring_enter: " + os.strerror(code))
+            if fds_to_close:
+                # Everything that names these fds has been submitted.
+                if not (ring.tail - sq_head[0]) & MASK:
+                    for old in fds_to_close:
+                        close_fd(old)
+                    fds_to_close.clear()
+            # -- reap
+            head, end = cq_head[0], cq_tail[0]
+            n = (end - head) & MASK
+            if not n:
+                return 0
+            first = head & cq_mask
+            last = first + n
+            if last <= cq_entries:
+                blob = cqes[base + (first << 4) : base + (last << 4)]
+            else:
+                blob = (
+                    cqes[base + (first << 4) : base + (cq_entries << 4)]
+                    + cqes[base : base + ((last & cq_mask) << 4)]
+                )
+            cq_head[0] = end
+            used = made = 0
+            for key, res, flags, bid in unpack(blob):
+                if flags == DATA:
+                    used += 1
+                    start = bid << BUFFER_SHIFT
+                    desc = take_reader(key, None)
+                    if desc is not None:
+                        desc.data = memory[start : start + res]
+                        append(desc.g)
+                        made += 1
+                    else:
+                        made += leave(key, memory[start : start + res])
+                elif flags & 1:
+                    used += 1
+                    start = bid << BUFFER_SHIFT
+                    made += other(key, res, flags, memory[start : start + res] if res > 0 else b"")
+                else:
+                    made += other(key, res, flags, b"")
+            if used:
+                # All reported buffers have been copied out (ioring.BufferRing, quick way).
+                release(used)
+            if rearm:
+                for desc in rearm:
+                    if not desc.closed:
+                        self.arm(desc)
+                rearm.clear()
+            if sq_flags[0] & abi.SQ_CQ_OVERFLOW:
+                made += poll(0)  # the kernel kept some back: they fit now
+            return made
+
+        return poll
+
+    def leave(self, key: int, data: Any) -> int:
+        """Data for which no reader is parked: into the desc. Returns the readers woken."""
+        desc = self.descs.get(key)
+        if desc is None:
+            return 0
+        chunks = desc.chunks
+        chunks.append(data)
+        if self.readers.pop(key, None) is not None:  # it parked meanwhile: it looks again
+            desc.data = None
+            self.ready(desc.g)
+            return 1
+        if len(chunks) >= MOST_CHUNKS and not desc.paused and desc.armed:
+            self.pause(desc)
+        return 0
+
+    def other(self, key: int, res: int, flags: int, data: bytes) -> int:
+        """Every completion but the usual one. Returns the goroutines made ready."""
+        wait = self.waits.pop(key, None)
+        if wait is not None:
+            wait.result = res
+            self.ready(wait.g)
+            return 1
+        desc = self.descs.get(key)
+        if desc is None:
+            if key == WAKE and not flags & abi.CQE_F_MORE:
+                self.arm_wake()
+            return 0
+        more = flags & abi.CQE_F_MORE
+        if not more:
+            desc.armed = False
+        if desc.accepting:
+            desc.accepted(res)  # type: ignore[attr-defined]
+            if not more and res != -errno.ECANCELED and res != -errno.EINVAL:
+                self.rearm_accept(desc, res)
+            return 0
+        made = 0
+        if res > 0:
+            # The last of its multishot (the kernel ends one now and then), or more is queued.
+            waiting = self.readers.pop(key, None)
+            if waiting is not None:
+                desc.data = data
+                self.ready(desc.g)
+                made = 1
+            else:
+                made = self.leave(key, data)
+            if not more and not desc.paused:
+                self.rearm.append(desc)
+            return made
+        if res == -errno.ENOBUFS:
+            if not desc.paused:
+                self.rearm.append(desc)  # after this batch its buffers are free again
+            return 0
+        if res == -errno.ECANCELED:
+            # Back-pressure took hold. Has the reader drained it all by now?
+            if not desc.closed and (not desc.paused or not desc.chunks):
+                desc.paused = False
+                self.rearm.append(desc)
+            return 0
+        if res == 0:
+            desc.eof = True
+        else:
+            desc.error = -res
+        if self.readers.pop(key, None) is not None:
+            desc.data = None
+            self.ready(desc.g)
+            made = 1
+        return made
+
+    def rearm_accept(self, desc: PollDesc, res: int) -> None:
+        """Accept again; the listener decides when, after an error such as EMFILE."""
+        if res >= 0:
+            self.rearm.append(desc)
+
+
+_PASSING = frozenset((errno.EINTR, errno.ETIME, errno.EAGAIN, errno.EBUSY))

@@ -1,0 +1,163 @@
+"""G: a goroutine. A native coroutine, stepped by hand, and what the scheduler keeps of it.
+
+Who may touch the frame. ``it`` is stepped by exactly one machine at a time. Stepping a
+coroutine from two threads is no error in free-threaded CPython but a crash, so ownership
+is never guessed: it is passed along.
+
+    runnable   in exactly one queue (or one thief's hand); whoever takes it out owns it
+    running    owned by the machine whose ``g`` it is
+    waiting    owned by nobody; reachable from the one place it parked at
+    done       ``it`` is None
+
+running -> waiting is the only delicate edge: a waker on another thread may find the
+goroutine the instant it is reachable. So it is made reachable only after its frame has
+stopped. A parking operation does not enqueue itself; it *yields* a commit function, the
+frame is suspended, and then the machine calls ``commit(g)``, which publishes g to wakers
+(or releases the lock under which g was published). The machine does not touch g after
+that call. A wake that comes before the frame has left ``send`` thus has nowhere to arrive:
+it waits for the lock, or sees no waiter and leaves its news where commit looks again.
+
+waiting -> runnable is claimed: every park place hands a waiter out once (a queue's
+popleft, a dict's pop, both atomic), and only the claimer may make it ready.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+__all__ = ["Commit", "Goroutine", "Steps", "describe"]
+
+T = TypeVar("T")
+
+Commit = Callable[["Goroutine[Any]"], object]
+"""What a parking operation yields: called by the machine once the frame has stopped."""
+
+Steps = Iterator[Commit | None]
+"""What a machine steps: an iterator with ``throw`` and ``close``, as a coroutine's is."""
+
+# Guards the joiners of every goroutine. Joining is rare and the hold short.
+_join_lock = threading.Lock()
+
+
+class Goroutine(Generic[T]):
+    """A goroutine: started by `go`, awaited for its result.
+
+    ``await g`` waits until it is done and gives what its function returned. A failure that
+    escapes a goroutine ends the program (a panic), so awaiting never raises it.
+
+    Cancel safety: a cancelled ``await g`` leaves g running.
+    Go: the ``go`` statement; Go's goroutines have no handle.
+    """
+
+    __slots__ = (
+        "_name",
+        "_owner",
+        "_parent",
+        "_parent_fn",
+        "context",
+        "fn",
+        "id",
+        "it",
+        "joiners",
+        "ok",
+        "value",
+    )
+
+    id: int  # 1 is main
+    it: Any  # Steps, or None once done
+    fn: Any  # what was started, for the name
+    joiners: list[Goroutine[Any]] | None
+    value: Any  # a result once done; before, what a waker hands over
+    ok: bool  # the second thing a waker hands over
+    context: Context | None
+    _owner: set[Goroutine[Any]]  # the set that keeps this goroutine alive
+    _parent: int
+    _parent_fn: Any
+    _name: str
+
+    # No __init__: `go` fills the slots itself (a third of the price of a spawn).
+
+    @property
+    def name(self) -> str:
+        """The name: that of the function, unless another was set."""
+        try:
+            return self._name
+        except AttributeError:
+            return describe(self.fn)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.it is None
+
+    @property
+    def creator(self) -> str:
+        """Go's last line of a goroutine's stack: who made it."""
+        if not self._parent:
+            return ""
+        return f"created by {describe(self._parent_fn)} in goroutine {self._parent}"
+
+    def __await__(self) -> Generator[Commit, None, T]:
+        if self.it is not None:
+            yield self._join
+        result: T = self.value
+        return result
+
+    def _join(self, g: Goroutine[Any]) -> None:
+        """Commit of ``await self``: queue the waiting goroutine g, or wake it at once.
+
+        g is queued before ``it`` is looked at, and finish() clears ``it`` before it looks
+        at the queue; the attribute store is fenced by the object's own mutex. So at least
+        one of the two sees the other, and the lock lets only one of them take g out.
+        """
+        with _join_lock:
+            if self.joiners is None:
+                self.joiners = []
+            self.joiners.append(g)
+            if self.it is not None:
+                return
+            waiting, self.joiners = self.joiners, None
+        _wake_all(waiting)
+
+    def wake_joiners(self) -> None:
+        """Called once done, when there may be joiners."""
+        with _join_lock:
+            waiting, self.joiners = self.joiners, None
+        if waiting:
+            _wake_all(waiting)
+
+    def failed(self, failure: BaseException) -> bool:
+        """An exception has escaped: whether that was dealt with. Else it is a panic."""
+        return False
+
+    def __repr__(self) -> str:
+        state = "done" if self.it is None else "alive"
+        return f"<Goroutine {self.id} {self.name} {state}>"
+
+
+def _wake_all(waiting: list[Goroutine[Any]]) -> None:
+    from .park import ready  # park needs this module
+
+    for g in waiting:
+        ready(g)
+
+
+def describe(fn: Any) -> str:
+    """Module and qualified name of a function, coroutine or other callable."""
+    if fn is None:
+        return "main"
+    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    module = getattr(fn, "__module__", None)
+    if module is None:  # a coroutine object: its code knows only the file
+        code = getattr(fn, "cr_code", None)
+        return str(name) if code is None else f"{name}"
+    return f"{module}.{name}"

@@ -1,0 +1,376 @@
+"""M: a machine, one OS thread that steps goroutines. The only loop that touches frames.
+
+A pass of the loop: stop? timers, the global queue's turn, one poll (which submits and
+reaps with one system call), then up to SLICE steps. All that a step touches is local to
+the loop or made in this thread; nothing in it is shared, locked or compared-and-swapped.
+
+Contexts (contextvars). Copying a context for every goroutine and entering it for every
+step would double the price of both, and hardly any goroutine sets a variable. So all run
+in their machine's *base* context, which is kept empty: when a step leaves something in it,
+that context object becomes the goroutine's own, and the machine goes on in a new empty one.
+From then on that goroutine is stepped inside its own (`_InContext`), and its children get
+copies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from itertools import repeat
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .goroutine import Commit, Goroutine
+from .idle import may_spin, wakep
+from .processor import Processor, Stealer
+from .shared import flags, idle, spinning
+
+if TYPE_CHECKING:
+    from ..io.poller import Poller
+    from .scheduler import Runtime
+
+__all__ = ["GoExit", "Machine"]
+
+SLICE = 61
+"""Steps between two looks at the global queue, the timers and the poller. Go: schedtick % 61."""
+
+INHERIT = 16
+"""How often in a row runnext may go before the queue: a ping-pong pair cannot starve it.
+(Go bounds this by a 10 ms time slice; reading the clock each step would cost more.)"""
+
+SPIN_MOST = 200
+"""The most empty looks at the poller before a machine goes to sleep."""
+
+
+class GoExit(BaseException):
+    """Thrown by goexit(): ends its goroutine quietly."""
+
+
+class Machine:
+    """M with its P. Made in its own thread, so that its reference counts are local to it."""
+
+    __slots__ = (
+        "base",
+        "context",
+        "g",
+        "id",
+        "inbox",
+        "p",
+        "poller",
+        "ready",
+        "runtime",
+        "spins",
+        "stealers",
+        "steals",
+        "tick",
+        "unused_spins",
+    )
+
+    def __init__(self, number: int, runtime: Runtime, poller: Poller, p: Processor) -> None:
+        self.id = number
+        self.runtime = runtime
+        self.poller = poller
+        self.p = p
+        self.ready = p.ready
+        self.g: Goroutine[Any] | None = None
+        self.base = Context()
+        self.context = self.base  # what the running goroutine runs in
+        # Calls for this machine from other threads; see post().
+        self.inbox: deque[Callable[[], object]] = deque()
+        self.stealers: list[tuple[Stealer, Machine]] = []
+        self.tick = 0  # passes; sysmon sees by it whether this machine gets on
+        self.steals = 0
+        self.spins = 20  # how long to spin: doubled when it pays, halved when it doesn't
+        self.unused_spins = 0
+
+    def wake(self) -> None:
+        """Wake it from its sleep; only for whoever took it out of ``idle``."""
+        self.poller.wake()
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have ``call()`` made by this machine soon, between two passes. From any thread.
+
+        Published first, then the look at ``idle``: the submitter's half of the idle
+        protocol, for this one machine.
+        """
+        self.inbox.append(call)
+        if idle.pop(self.id, None) is not None:
+            self.wake()
+
+    def run(self) -> None:
+        """Step goroutines until the run is over. Called once, by the machine's thread."""
+        loop = self.loop
+        while True:
+            base = self.base = self.context = Context()
+            left = base.run(loop)
+            if left is None:
+                return
+            g, commit = left
+            if commit is _FINISHED:
+                continue
+            # The step of g set a context variable: the context is g's own from here on. It
+            # has been left by now, so that g may be stepped elsewhere once it is published.
+            g.context = base
+            g.it = _InContext(g, g.it)
+            if commit is None:
+                self.p.batch.append(g)
+            else:
+                self.context = base
+                commit(g)
+
+    def loop(self) -> tuple[Goroutine[Any], Commit | None] | None:
+        """Passes, until the run is over (None) or a step has dirtied the base context."""
+        p, base = self.p, self.base
+        batch, runnext, timers = p.batch, p.runnext, p.timers
+        popleft, append, take_next = batch.popleft, batch.append, runnext.pop
+        rotate = p.rotate
+        inbox, poll, due = self.inbox, self.poller.poll, timers.next_when
+        globalq = self.runtime.globalq
+        inherited = 0
+
+        while True:
+            self.tick += 1
+            if flags["stop"]:
+                return None
+            if inbox:
+                self.drain_inbox()
+            when = due()
+            if when is not None and when <= monotonic():
+                timers.run_due()
+            if flags["runq"]:
+                batch.extend(globalq.take(1))
+            poll(0)
+            if not rotate() and not runnext and not self.find_runnable():
+                continue
+
+            for _ in repeat(None, SLICE):
+                # -- next
+                if runnext:
+                    g = take_next(0, None)
+                    if g is None:
+                        continue  # a thief took it
+                    inherited += 1
+                    if inherited > INHERIT:
+                        inherited = 0
+                        if batch:
+                            append(g)
+                            continue
+                else:
+                    inherited = 0
+                    try:
+                        g = popleft()
+                    except IndexError:
+                        break
+                # -- one step: from here to the end of the try block g is this machine's
+                self.g = g
+                try:
+                    for commit in g.it:
+                        if base:
+                            return g, commit
+                        if commit is None:
+                            if flags["runq"]:
+                                globalq.put((g,))
+                            else:
+                                append(g)
+                        else:
+                            commit(g)  # publishes g: not ours any more
+                        break
+                    else:
+                        g.it = None
+                        g._owner.discard(g)
+                        if g.joiners is not None:
+                            g.wake_joiners()
+                        if base:
+                            return g, _FINISHED
+                except BaseException as failure:
+                    self.escaped(g, failure)
+            self.g = g = None  # type: ignore[assignment]
+
+    # -- looking for work -----------------------------------------------------------------
+
+    def find_runnable(self) -> bool:
+        """Nothing local: global, steal, spin, sleep. True when the local queue has something.
+
+        Go: findRunnable, from the global queue on.
+        """
+        if self.take_shared():
+            return True
+        busy = len(self.runtime.machines)
+        if self.spins and may_spin(busy):
+            spinning[self.id] = True
+            try:
+                found = self.spin()
+            finally:
+                # Out of ``spinning`` before the last look (in sleep): idle.py.
+                spinning.pop(self.id, None)
+            if found:
+                wakep()  # the baton: if this was the last one looking, another one looks
+                return True
+        elif not self.spins:
+            self.unused_spins += 1
+            if self.unused_spins >= 16:  # try again whether it pays now
+                self.unused_spins = 0
+                self.spins = 8
+        return self.sleep()
+
+    def take_shared(self) -> bool:
+        """Take from the global queue, else from another machine."""
+        batch = self.p.batch
+        if flags["runq"]:
+            batch.extend(self.runtime.globalq.share(len(self.runtime.machines)))
+            if batch:
+                return True
+        return self.steal()
+
+    def steal(self) -> bool:
+        """Half of somebody's queue, from a random start. Go: stealWork."""
+        stealers = self.stealers
+        n = len(stealers)
+        if not n:
+            return False
+        start = random.randrange(n) if n > 1 else 0
+        for i in range(start, start + n):
+            steal, victim = stealers[i % n]
+            got = steal(False)
+            if not got:
+                # runnext belongs to whoever is about to run it, unless that machine is
+                # inside a long step: then nobody else would.
+                running = victim.g
+                if running is not None and victim.p.runnext and self.stuck(victim, running):
+                    got = steal(True)
+                del running
+            if got:
+                self.steals += 1
+                self.p.batch.extend(got)
+                return True
+        return False
+
+    @staticmethod
+    def stuck(victim: Machine, running: Goroutine[Any]) -> bool:
+        """Whether the victim stays in one and the same step for a few microseconds."""
+        tick = victim.tick
+        return all(victim.g is running and victim.tick == tick for _ in repeat(None, 100))
+
+    def spin(self) -> bool:
+        """Look around without sleeping; learn whether that pays."""
+        poll, batch, inbox = self.poller.poll, self.p.batch, self.inbox
+        budget = self.spins
+        for _ in repeat(None, budget):
+            if poll(0) or batch or inbox or flags["stop"]:
+                self.spins = min(2 * budget, SPIN_MOST)
+                return True
+            if flags["runq"] or (self.stealers and self.steal()):
+                self.take_shared()
+                self.spins = min(2 * budget, SPIN_MOST)
+                return True
+        self.spins = budget // 2
+        return False
+
+    def sleep(self) -> bool:
+        """Announce, look again everywhere, block in the poller. Go: the end of findRunnable."""
+        number = self.id
+        idle[number] = self  # announce: a dict store is a full fence (shared.py)
+        # The second look. Whoever published before our announcement became visible may have
+        # seen no sleeper; whatever they published is visible to us here.
+        if self.inbox or flags["stop"] or self.take_shared():
+            idle.pop(number, None)
+            return True
+        when = self.p.timers.next_when()
+        timeout = None if when is None else max(0.0, when - monotonic())
+        self.poller.poll(timeout)
+        idle.pop(number, None)  # else somebody took us out: his wake-up is or was under way
+        if not flags["sysmon"]:
+            self.runtime.sysmon.call()
+        return bool(self.p.batch)
+
+    def drain_inbox(self) -> None:
+        """Make the calls that other threads asked for."""
+        popleft = self.inbox.popleft
+        try:
+            while True:
+                popleft()()
+        except IndexError:
+            pass
+
+    # -- the edges of a step --------------------------------------------------------------
+
+    def escaped(self, g: Goroutine[Any], failure: BaseException) -> None:
+        """Something left the step of g as an exception."""
+        frame = failure.__traceback__
+        if frame is not None and frame.tb_next is None and g.it is not None:
+            # It did not come out of g's frames but from calling what g yielded: g awaited
+            # an object of another library. Tell g, where it awaits.
+            g.it = _throwing(g.it)
+            self.p.batch.append(g)
+            return
+        g.it = None
+        g._owner.discard(g)
+        if isinstance(failure, GoExit):
+            if g.joiners is not None:
+                g.wake_joiners()
+            if g.id == 1:
+                self.runtime.main_exited()
+            return
+        if g.failed(failure):
+            g.wake_joiners()
+            return
+        self.runtime.panicked(g, failure)
+
+
+def _FINISHED(g: Goroutine[Any]) -> None:
+    """Marks, in the result of loop(), a goroutine that has ended."""
+
+
+class _InContext:
+    """Steps a goroutine inside its own context. Stands in for its iterator."""
+
+    __slots__ = ("_g", "_it", "_next")
+
+    def __init__(self, g: Goroutine[Any], it: Any) -> None:
+        self._g = g
+        self._it = it
+        self._next = it.__next__
+
+    def __iter__(self) -> _InContext:
+        return self
+
+    def __next__(self) -> Any:
+        return self._enter(self._next)
+
+    def throw(self, failure: BaseException) -> Any:
+        return self._enter(self._it.throw, failure)
+
+    def close(self) -> None:
+        self._enter(self._it.close)
+
+    def _enter(self, call: Callable[..., Any], *args: Any) -> Any:
+        from .shared import machine_or_none
+
+        context = self._g.context
+        assert context is not None
+        m = machine_or_none()
+        if m is None:
+            return context.run(call, *args)
+        before, m.context = m.context, context
+        try:
+            return context.run(call, *args)
+        finally:
+            m.context = before
+
+
+def _throwing(it: Any) -> Any:
+    """Steps of ``it``, whose await of a foreign object is answered with an error."""
+    try:
+        first = it.throw(
+            RuntimeError(
+                "a goroutine awaited an object that goroutine doesn't know"
+                " (asyncio awaitables belong on asyncio's own loop)"
+            )
+        )
+    except StopIteration as stop:
+        return stop.value
+    yield first
+    return (yield from it)
+

@@ -1,0 +1,144 @@
+"""Calls that block, on threads of their own. Go: what entersyscall does for a thread.
+
+The pool grows to ``most`` threads as calls come while none is free, and a thread that had
+nothing to do for IDLE seconds ends. Beyond ``most`` calls wait their turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections import deque
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+from .goroutine import Commit, Goroutine
+from .park import ready
+from .shared import current
+
+__all__ = ["Pool", "blocking"]
+
+T = TypeVar("T")
+
+IDLE = 5.0
+
+
+class _Call:
+    """One call, the goroutine that waits for it, and what came of it."""
+
+    __slots__ = ("args", "context", "failure", "fn", "g", "kwargs", "pool", "result")
+
+    def __init__(
+        self, pool: Pool, context: Context, fn: Callable[..., Any], args: Any, kwargs: Any
+    ) -> None:
+        self.pool, self.context = pool, context
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+        self.g: Any = None
+        self.result: Any = None
+        self.failure: BaseException | None = None
+
+    def park(self, g: Goroutine[Any]) -> None:
+        """Commit: from here on a pool thread may make g ready."""
+        self.g = g
+        self.pool.put(self)
+
+    def run(self) -> None:
+        try:
+            self.result = self.context.run(self.fn, *self.args, **self.kwargs)
+        except BaseException as failure:
+            self.failure = failure
+        g, self.g = self.g, None
+        ready(g)
+
+
+class Pool:
+    """The blocking threads of one run."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.calls: deque[_Call] = deque()
+        self.condition = threading.Condition()
+        self.threads: set[threading.Thread] = set()
+        self.free = 0
+        self.pending = 0  # calls made and not finished (the deadlock rule needs to know)
+        self.ended = False
+
+    def put(self, call: _Call) -> None:
+        with self.condition:
+            self.calls.append(call)
+            self.pending += 1
+            if self.free >= len(self.calls):
+                self.condition.notify()
+                return
+            if len(self.threads) >= self.most:
+                return
+            thread = threading.Thread(target=self.work, name="goroutine-blocking", daemon=True)
+            self.threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: those that run will get to it
+            with self.condition:
+                self.threads.discard(thread)
+                if self.threads:
+                    return
+            self.run_one()
+
+    def run_one(self) -> None:
+        try:
+            call = self.calls.popleft()
+        except IndexError:
+            return
+        call.run()
+        with self.condition:
+            self.pending -= 1
+
+    def work(self) -> None:
+        while True:
+            with self.condition:
+                while not self.calls:
+                    if self.ended:
+                        return self.leave()
+                    self.free += 1
+                    called = self.condition.wait(IDLE)
+                    self.free -= 1
+                    if not called and not self.calls:
+                        return self.leave()
+                call = self.calls.popleft()
+            call.run()
+            del call
+            with self.condition:
+                self.pending -= 1
+
+    def leave(self) -> None:
+        self.threads.discard(threading.current_thread())
+
+    def close(self) -> None:
+        """End the threads. One inside a call that doesn't return is left behind (a daemon)."""
+        with self.condition:
+            self.ended = True
+            self.calls.clear()
+            threads = list(self.threads)
+            self.condition.notify_all()
+        for thread in threads:
+            thread.join(1.0)
+
+
+@types.coroutine
+def blocking(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Generator[Commit, None, T]:
+    """Run ``fn(*args, **kwargs)`` on a pool thread; returns or raises what it does.
+
+    For calls that block their thread and know nothing of goroutines: files, databases,
+    name look-ups. At most ``start(blocking_threads=)`` run at once; more wait. The caller's
+    contextvars are carried along. Go: a blocking system call or cgo.
+    """
+    m = current()
+    call = _Call(m.runtime.pool, copy_context(), fn, args, kwargs)
+    yield call.park
+    if call.failure is not None:
+        try:
+            raise call.failure
+        finally:
+            call.failure = None
+    result: T = call.result
+    return result

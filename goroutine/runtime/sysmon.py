@@ -1,0 +1,99 @@
+"""sysmon: watches the machines from the thread that called start(). Go: sysmon.
+
+It is needed for what a machine cannot do while it is inside one long step: let another
+machine have the work that piled up behind it. Every PERIOD it compares each machine's pass
+counter and running goroutine with those of the time before; one that stands still while
+work waits and others sleep gets a thief sent. When nothing has moved for a while, all
+being asleep, sysmon sleeps too, without a timeout; it is called again by the end of the
+run, and by the first machine to see ``flags["sysmon"]`` unset.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .idle import wakep
+from .shared import flags, idle
+
+if TYPE_CHECKING:
+    from .scheduler import Runtime
+
+__all__ = ["Sysmon", "interrupt"]
+
+PERIOD = 0.01
+"""Seconds between two looks. Go's is 20 us growing to 10 ms; its look costs less."""
+
+QUIET = 50
+"""Looks without any movement after which sysmon sleeps until it is called."""
+
+
+class Sysmon:
+    """The supervisor of one run."""
+
+    __slots__ = ("_called", "_runtime")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        # Released by whoever wants sysmon's attention; at most one release is pending.
+        self._called = threading.Lock()
+        self._called.acquire()
+
+    def call(self) -> None:
+        """Wake sysmon from its long sleep. From any thread; more than once does no harm."""
+        try:
+            self._called.release()
+        except RuntimeError:
+            pass  # called already
+
+    def run(self) -> None:
+        """Watch until the run is over."""
+        over, called = self._runtime.over, self._called
+        seen: dict[int, tuple[int, Any]] = {}
+        quiet = 0
+        while True:
+            if quiet < QUIET:
+                if over.acquire(timeout=PERIOD):
+                    return
+                quiet = 0 if self.look(seen) else quiet + 1
+            else:
+                # Announce, then look once more, then sleep: as idle.py does. A machine that
+                # leaves its sleep after the announcement sees the flag and calls.
+                flags["sysmon"] = False
+                if not self.look(seen):
+                    called.acquire()
+                flags["sysmon"] = True
+                quiet = 0
+                if over.acquire(blocking=False):
+                    return
+
+    def look(self, seen: dict[int, tuple[int, Any]]) -> bool:
+        """One look at every machine; whether anything moved or runs."""
+        moved = False
+        for m in self._runtime.machines:
+            number = m.id
+            running = m.g
+            now = (m.tick, None if running is None else running.id)
+            stuck = seen.get(number) == now
+            seen[number] = now
+            if not stuck or number not in idle:
+                moved = True
+            if stuck and running is not None and number not in idle and idle:
+                p = m.p
+                if p.runnext or p.length():
+                    wakep()
+        return moved
+
+
+def interrupt(runtime: Runtime) -> None:
+    """Raise KeyboardInterrupt in goroutines that don't come to an end of their step.
+
+    For a second Ctrl-C: the machines have been told to stop, and who is still running is
+    inside a step of the user's code.
+    """
+    for thread in runtime.threads:
+        if thread.is_alive() and thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )
