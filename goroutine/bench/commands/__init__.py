@@ -1,0 +1,1 @@
+"""The benchmarks, one file each: `registry` finds what is in this folder."""
