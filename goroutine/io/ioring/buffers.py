@@ -150,6 +150,7 @@ class BufferRing:
         Each must have been reported by a completion and not been given back
         since; that isn't checked.
         """
+        self._check()
         slots = self._slots
         if slots is None:
             slots = self._slots = list(range(self.count))
@@ -166,10 +167,9 @@ class BufferRing:
 
     def available(self) -> int:
         """Buffers the kernel has left.  Raises ``OSError`` EINVAL before Linux 6.8."""
-        if self._ring is None:
-            raise ValueError("operation on a closed buffer ring")
+        ring = self._check()
         status = bytearray(struct.pack(abi.BUF_STATUS, self.group, 0))
-        self._ring.register(abi.REGISTER_PBUF_STATUS, syscalls.address_of(status), 1)
+        ring.register(abi.REGISTER_PBUF_STATUS, syscalls.address_of(status), 1)
         head: int = struct.unpack_from(abi.BUF_STATUS, status)[1]
         return (self.tail - head) & _MASK
 
@@ -200,6 +200,11 @@ class BufferRing:
         """Free the memory only: the ring is gone, or is another process's."""
         self._ring = None
         self._free()
+
+    def _check(self) -> Ring:
+        if self._ring is None:
+            raise ValueError("operation on a closed buffer ring")
+        return self._ring
 
     def _free(self) -> None:
         view = getattr(self, "tail_view", None)
