@@ -54,9 +54,9 @@ class BufferRing:
     sockets and pipes a buffer is consumed with the data, inside the same enter
     that posts its completion.  It comes late (a) for operations that run on
     the kernel's worker threads, as reads of regular files or with
-    ``IOSQE_ASYNC`` do, and (b) when the completion queue has overflowed and
-    single-shot receives share the group with multishot ones, which post
-    earlier.  There, and to keep a buffer for longer, give back
+    ``IOSQE_ASYNC`` do, and (b) on older kernels for single-shot receives,
+    posted after multishot ones of the same enter, if the completion queue
+    overflows between the two.  There, and to keep a buffer for longer, give back
 
     **the safe way:** ``recycle(ids)`` writes the given buffers into the slots
     that become the kernel's next, in any order.  Both ways may alternate, as
