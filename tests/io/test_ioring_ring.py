@@ -117,7 +117,11 @@ def test_a_bad_sqe_is_a_completion_not_an_error(ring):
     ring.prepare(255, user_data=2)
     ops.nop(ring, user_data=3)
     assert ring.submit() == 3
-    assert [(d.user_data, d.res) for d in ring.completions()] == [(1, 0), (2, -errno.EINVAL), (3, 0)]
+    assert [(d.user_data, d.res) for d in ring.completions()] == [
+        (1, 0),
+        (2, -errno.EINVAL),
+        (3, 0),
+    ]
 
 
 def test_without_submit_all_the_rest_is_submitted_too():

@@ -209,7 +209,8 @@ def test_a_kernel_without_the_features_is_too_old(monkeypatch):
 
 
 def test_out_of_fds():
-    assert child("""
+    assert (
+        child("""
         import errno, os, resource
         from goroutine.io.ioring import Ring, probe
         before = len(os.listdir("/proc/self/fd"))
@@ -225,12 +226,15 @@ def test_out_of_fds():
         assert len(os.listdir("/proc/self/fd")) == before
         Ring().close()
         print("done")
-    """) == "done\n"
+    """)
+        == "done\n"
+    )
 
 
 def test_out_of_lockable_memory():
     """Some kernels count rings, all count registered buffers: ENOMEM, and nothing leaks."""
-    assert child("""
+    assert (
+        child("""
         import errno, mmap, os, resource
         from goroutine.io.ioring import Ring, registration
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
@@ -247,14 +251,17 @@ def test_out_of_lockable_memory():
             raise AssertionError("registered")
         assert os.listdir("/proc/self/fd") == before
         print("done")
-    """) == "done\n"
+    """)
+        == "done\n"
+    )
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="filter not written")
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
 def test_forbidden_by_seccomp(number):
     """What containers do: a filter that answers io_uring_setup with an errno."""
-    assert child(f"""
+    assert (
+        child(f"""
         import ctypes, os, struct
         libc = ctypes.CDLL(None, use_errno=True)
         program = b"".join(
@@ -279,7 +286,9 @@ def test_forbidden_by_seccomp(number):
                 assert failure.errno == {number}, failure
                 print(type(failure).__name__)
         assert os.listdir("/proc/self/fd") == before
-    """) == ("PermissionError\n" if number == errno.EPERM else "OSError\n") * 2
+    """)
+        == ("PermissionError\n" if number == errno.EPERM else "OSError\n") * 2
+    )
 
 
 # --- closing -----------------------------------------------------------------------
@@ -419,7 +428,8 @@ def test_unregister_and_register_the_ring_fd():
 
 
 def test_a_forked_child_closes_only_its_copy():
-    assert child("""
+    assert (
+        child("""
         import os, socket
         from goroutine.io.ioring import BufferRing, Ring, ops
         mine, other = socket.socketpair()
@@ -456,4 +466,6 @@ def test_a_forked_child_closes_only_its_copy():
         mine.close()
         other.close()
         print("done")
-    """) == "done\n"
+    """)
+        == "done\n"
+    )
