@@ -25,8 +25,11 @@ def free_threaded() -> bool:
 
 def child_python() -> list[str]:
     """The command of this interpreter, with the GIL off where it can be."""
-    # A build with the GIL refuses the option, so there it isn't given: the facts say it.
-    return [sys.executable, "-X", "gil=0"] if free_threaded() else [sys.executable]
+    if free_threaded():
+        return [sys.executable, "-X", "gil=0"]
+    # A build with the GIL refuses that option. The runtime's own warning is left to `warnings`,
+    # which says it once and not once for each server.
+    return [sys.executable, "-W", "ignore:the GIL is on"]
 
 
 def describe_interpreter() -> dict[str, Any]:

@@ -133,7 +133,8 @@ def measure(spec: EchoSpec, progress: Progress, server: Sequence[str] | None = N
         echo = stack.enter_context(Child("the server", server or server_command(spec)))
         listening = echo.expect(_START_SECONDS, "starting to listen")
         if "port" not in listening:
-            raise UnavailableError(str(listening.get("reason") or "the server can't run here"))
+            reason = str(listening.get("reason", "the server can't run here"))
+            raise UnavailableError(reason, {"unavailable": reason})
         result = EchoResult(spec=spec, server=listening)
         loads = _start_loads(stack, spec, listening["port"], result)
         try:

@@ -131,7 +131,7 @@ def test_echo_in_json(
         ("close", "connections closed by the server: 1 (connection "),
         ("die", "the server was killed by SIGKILL"),
         ("crash", "the server ended with 1: no machine could be made"),
-        ("unavailable", "forbidden here"),
+        ("unavailable", "auto is not available here: forbidden here"),
     ],
 )
 def test_a_failed_run_says_why_and_status_1(
@@ -312,6 +312,6 @@ def test_bytecode_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_gil_is_only_turned_off_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "free_threaded", lambda: False)
-    assert facts.child_python() == [sys.executable]
+    assert facts.child_python() == [sys.executable, "-W", "ignore:the GIL is on"]
     monkeypatch.setattr(facts, "free_threaded", lambda: True)
     assert facts.child_python() == [sys.executable, "-X", "gil=0"]

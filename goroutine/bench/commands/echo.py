@@ -10,7 +10,7 @@ from ..arguments import (
     require_descriptors,
     seconds,
 )
-from ..errors import UsageError
+from ..errors import UnavailableError, UsageError
 from ..facts import describe, warnings
 from ..measure import EchoResult, EchoSpec, measure
 from ..registry import Benchmark, Outcome
@@ -55,8 +55,12 @@ def _run(options: argparse.Namespace, terminal: Terminal) -> Outcome:
         server_cpus=server_cpus,
         load_cpus=load_cpus,
     )
-    with terminal.progress("echo") as progress:
-        result = measure(spec, progress)
+    try:
+        with terminal.progress("echo") as progress:
+            result = measure(spec, progress)
+    except UnavailableError as error:
+        text = f"{spec.io} is not available here: {error}"
+        raise UnavailableError(text, error.details) from error
     for text in [*warnings(result.server), *result.notes]:
         terminal.warn(text)
     return Outcome(text=_text(result, terminal), json=result.as_json())
