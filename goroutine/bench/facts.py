@@ -70,7 +70,7 @@ def warnings(server: dict[str, Any]) -> list[str]:
     """What makes the figures worse than they need be; `server` is what it said about itself."""
     found = []
     if server.get("gil"):
-        why = "" if server.get("free_threaded") else " (this Python has no free-threaded build)"
+        why = "" if server.get("free_threaded") else " (this Python isn't a free-threaded build)"
         found.append(f"the GIL is on{why}: machines take turns instead of running in parallel")
     if sys.dont_write_bytecode:
         # Constants of a module that wasn't loaded from .pyc stay counted, and threads that share
