@@ -124,20 +124,25 @@ class Ring[T]:
         Ownership is handed over by a lock or the like; the ring itself doesn't order one owner's
         accesses with the next one's.
         """
-        # Only these two are shared by the functions below as variables of this one, which are
-        # cells with locks; all else is given to them as defaults, which are plain locals.
+        # Only these are shared by the functions below as variables of this one, which are cells
+        # with locks.  All else is given to them as defaults, which are plain locals; constants
+        # too, since a global is a look-up of 25 ns.
         end = self.tail.view()[0]
         clean = end - SIZE  # nothing known: what an owner before us left in there may be stale
+        blank: list[Any] = []  # as many Nones as were needed last time, often as many as next time
+        blanks = 0
 
         slots = self.slots
-        head, head_ref = self.head.view(), self.head.ref()
-        tail, tail_ref = self.tail.view(), self.tail.ref()
+        head = self.head.view()
+        tail = self.tail.view()
         nones: list[Any] = [None] * SIZE
         cas = atomic.raw("compare_and_swap")
         store = None if atomic.TOTAL_STORE_ORDER else atomic.raw("store")
         expected, expected_ref = atomic.operand()
         desired, desired_ref = atomic.operand()
+        refs = self.head.ref(), expected_ref, desired_ref
         value, value_ref = atomic.operand()
+        store_refs = self.tail.ref(), value_ref
 
         def sweep(
             slots: list[T] = slots,
@@ -167,34 +172,37 @@ class Ring[T]:
             slots: list[T] = slots,
             tail: memoryview[int] = tail,
             store: Raw | None = store,
-            tail_ref: Ref = tail_ref,
+            store_refs: tuple[Ref, Ref] = store_refs,
             value: memoryview[int] = value,
-            value_ref: Ref = value_ref,
             sweep: Callable[[], None] = sweep,
+            length: Callable[[list[T]], int] = len,
+            size: int = SIZE,
+            mask: int = _MASK,
         ) -> int:
             nonlocal end
-            n = len(gs)
-            room = clean + SIZE - end
-            if n > room:
+            n = length(gs)
+            after = end + n
+            if after - clean > size:
                 sweep()
-                room = clean + SIZE - end
-                if n > room:
-                    n = room
+                after = end + n
+                if after - clean > size:
+                    after = clean + size
+                    n = after - end
                     gs = gs[:n]
-            a = end & _MASK
+            a = end & mask
             b = a + n
-            if b <= SIZE:
+            if b <= size:
                 slots[a:b] = gs
             else:
-                k = SIZE - a
+                k = size - a
                 slots[a:] = gs[:k]
-                slots[: b - SIZE] = gs[k:]
-            end += n
+                slots[: b - size] = gs[k:]
+            end = after
             if store is None:
                 tail[0] = end
             else:
                 value[0] = end
-                store(tail_ref, value_ref)
+                store(*store_refs)
             return n
 
         def claim(
@@ -204,14 +212,14 @@ class Ring[T]:
             head: memoryview[int] = head,
             nones: list[Any] = nones,
             cas: Raw = cas,
-            head_ref: Ref = head_ref,
+            refs: tuple[Ref, Ref, Ref] = refs,
             expected: memoryview[int] = expected,
-            expected_ref: Ref = expected_ref,
             desired: memoryview[int] = desired,
-            desired_ref: Ref = desired_ref,
             sweep: Callable[[], None] = sweep,
+            size: int = SIZE,
+            mask: int = _MASK,
         ) -> list[T]:
-            nonlocal clean
+            nonlocal clean, blank, blanks
             while True:
                 h = head[0]
                 n = end - h
@@ -221,20 +229,23 @@ class Ring[T]:
                     n = most
                 if n <= 0:
                     return []
-                a = h & _MASK
+                a = h & mask
                 b = a + n
-                gs = slots[a:b] if b <= SIZE else slots[a:] + slots[: b - SIZE]
+                gs = slots[a:b] if b <= size else slots[a:] + slots[: b - size]
                 expected[0] = h
                 desired[0] = h + n
-                if cas(head_ref, expected_ref, desired_ref):
+                if cas(*refs):
                     break
             if clean == h:
                 # Nothing dies here: gs holds it all.
-                if b <= SIZE:
-                    slots[a:b] = nones[:n]
+                if b <= size:
+                    if n != blanks:
+                        blank = nones[:n]
+                        blanks = n
+                    slots[a:b] = blank
                 else:
                     slots[a:] = nones[a:]
-                    slots[: b - SIZE] = nones[: b - SIZE]
+                    slots[: b - size] = nones[: b - size]
                 clean = h + n
             else:
                 sweep()  # thieves took some before ours
@@ -255,12 +266,13 @@ class Ring[T]:
     def thief(self) -> Callable[[], list[T]]:
         """A function for the calling thread: takes half of what is queued, rounded up, or []."""
         slots = self.slots
-        head, head_ref = self.head.view(), self.head.ref()
+        head = self.head.view()
         tail = self.tail.view()
         load_tail = None if atomic.TOTAL_STORE_ORDER else atomic.load(self.tail)
         cas = atomic.raw("compare_and_swap")
         expected, expected_ref = atomic.operand()
         desired, desired_ref = atomic.operand()
+        refs = self.head.ref(), expected_ref, desired_ref
 
         def steal(
             slots: list[T] = slots,
@@ -268,26 +280,26 @@ class Ring[T]:
             tail: memoryview[int] = tail,
             load_tail: Callable[[], int] | None = load_tail,
             cas: Raw = cas,
-            head_ref: Ref = head_ref,
+            refs: tuple[Ref, Ref, Ref] = refs,
             expected: memoryview[int] = expected,
-            expected_ref: Ref = expected_ref,
             desired: memoryview[int] = desired,
-            desired_ref: Ref = desired_ref,
+            size: int = SIZE,
+            mask: int = _MASK,
         ) -> list[T]:
             while True:
                 h = head[0]
                 n = (tail[0] if load_tail is None else load_tail()) - h
                 if n <= 0:
                     return []
-                if n > SIZE:
+                if n > size:
                     continue  # head is from before, tail from after somebody took some
                 n -= n // 2
-                a = h & _MASK
+                a = h & mask
                 b = a + n
-                gs = slots[a:b] if b <= SIZE else slots[a:] + slots[: b - SIZE]
+                gs = slots[a:b] if b <= size else slots[a:] + slots[: b - size]
                 expected[0] = h
                 desired[0] = h + n
-                if cas(head_ref, expected_ref, desired_ref):
+                if cas(*refs):
                     return gs
 
         return steal
@@ -300,9 +312,11 @@ class Ring[T]:
         """
         head, tail = self.head.view(), self.tail.view()
 
-        def length(head: memoryview[int] = head, tail: memoryview[int] = tail) -> int:
+        def length(
+            head: memoryview[int] = head, tail: memoryview[int] = tail, size: int = SIZE
+        ) -> int:
             h = head[0]  # before tail, see above
             n = tail[0] - h
-            return n if n < SIZE else SIZE
+            return n if n < size else size
 
         return length
