@@ -5,6 +5,7 @@ they would notice.
 """
 
 import gc
+import itertools
 import random
 import sys
 import threading
@@ -471,59 +472,68 @@ def test_no_interleaving_breaks_the_ring() -> None:
 def test_whatever_runs_inside_the_owners_functions_breaks_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A collection after a call may run finalizers, and those may use the ring."""
+    """Finalizers may use the ring: of what dies in it, or in a collection after a call."""
     dice = random.Random(1)
     make = atomic.raw
-    depth = number = 0
+    depth = 0
+
+    def some() -> None:
+        nonlocal depth
+        if depth == 3:
+            return
+        depth += 1
+        for _ in range(dice.choice((0, 0, 1, 3))):
+            gs: list[Item] = []
+            what = dice.randrange(5)
+            if what == 0:
+                n = dice.choice((1, 100, 200))
+                gs = [(Bomb if dice.random() < 0.1 else Item)(next(numbers)) for _ in range(n)]
+                queued.extend([g.number for g in gs][: owner.put(gs)])
+            elif what == 1:
+                owner.sweep()
+            else:
+                gs = [owner.claim, lambda _: owner.shed(), lambda _: steal()][what - 2](
+                    dice.choice((1, 64, SIZE))
+                )
+                taken.extend([g.number for g in gs])
+            del gs[:]
+        depth -= 1
+
+    class Bomb(Item):
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            some()
 
     def raw(operation: Any) -> Callable[..., int]:
         function = make(operation)
 
         def call(*refs: Any) -> int:
-            nonlocal depth
-            depth += 1
-            if depth < 4:
-                # Before: not exactly here, but while the copy was made.
-                values = [ref._obj.value for ref in refs[1:]]
-                some()
-                for ref, value in zip(refs[1:], values, strict=True):
-                    ref._obj.value = value
+            # Not exactly here, but while the copy was made: so save what was set since.
+            values = [ref._obj.value for ref in refs[1:]]
+            some()
+            for ref, value in zip(refs[1:], values, strict=True):
+                ref._obj.value = value
             result = function(*refs)
-            if depth < 4:
-                some()
-            depth -= 1
+            some()
             return result
 
         return call
 
-    def some() -> None:
-        nonlocal number
-        for _ in range(dice.choice((0, 0, 1, 3))):
-            what = dice.randrange(5)
-            if what == 0:
-                n = dice.choice((1, 100, 200))
-                number += owner.put(list(range(number, number + n)))
-            elif what == 1:
-                owner.sweep()
-            else:
-                take = (lambda: owner.claim(dice.choice((1, 64, SIZE))), owner.shed, steal)
-                gs = take[what - 2]()
-                assert gs == list(range(gs[0], gs[0] + len(gs))) if gs else True
-                taken.extend(gs)
-
     monkeypatch.setattr(atomic, "raw", raw)
-    for _ in range(50):
-        ring = Ring[int]()
+    for _ in range(60):
+        ring = Ring[Item]()
         owner, steal = ring.owner(), ring.thief()
-        number = 0
+        numbers = itertools.count()
+        queued: list[int] = []
         taken: list[int] = []
         for _ in range(30):
             some()
-        taken += owner.claim(SIZE)
-        while gs := owner.claim(SIZE):
-            taken += gs
+        depth = 3
+        taken += [g.number for g in owner.claim(SIZE)]
         owner.sweep()
-        assert sorted(taken) == list(range(number))
+        depth = 0
+        assert sorted(taken) == sorted(queued)
         assert ring.slots == [None] * SIZE
 
 
@@ -623,7 +633,11 @@ def test_for_long() -> None:
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_threads_find_what_is_broken(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """Not certain in any one round, so up to 40 of them."""
+    """Not certain in any one round, so up to 40 of them.
+
+    Observed on two cores: all three in the first round, 20 times of 20, within 50 ms.  (Of the
+    100 schedules above 98, 83 and 3 break them.)
+    """
     ring = breaking(monkeypatch, how)
     for seed in range(40):
         try:
