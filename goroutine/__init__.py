@@ -12,9 +12,10 @@ from .errors import (
 )
 from .runtime.goroutine import Goroutine
 from .runtime.park import gosched
-from .runtime.scheduler import go, num_goroutine, start
 from .runtime.scheduler import machine_count as machines
+from .runtime.scheduler import num_goroutine, start
 from .runtime.sleep import sleep
+from .runtime.spawn import go
 
 __all__ = [
     "Canceled",

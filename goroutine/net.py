@@ -29,8 +29,8 @@ from .runtime.goroutine import Commit, Goroutine
 from .runtime.machine import Machine
 from .runtime.offload import blocking
 from .runtime.park import ready
-from .runtime.scheduler import adopt
-from .runtime.shared import current
+from .runtime.shared import current, flags
+from .runtime.spawn import adopt
 from .runtime.timers import Timer
 
 __all__ = ["Conn", "Listener", "dial", "listen"]
@@ -67,36 +67,44 @@ class Conn(PollDesc):
         if self.take_read(self.key, None) is None:
             yield from self.wait_turn(False)
         try:
-            while True:
-                chunks = self.chunks
-                if chunks:
-                    data: bytes = chunks.pop(0)
-                    break
-                if self.home.poller.direct:
-                    found = self.read_directly(n)
-                    if found is not None:
-                        data = found
-                        break
-                elif self.eof or self.error or self.closed:
-                    if n < 0:
-                        raise ValueError("read() of a negative number of bytes")
-                    return self.ended()
+            if self.parks_first and not self.chunks:
+                # The usual case, short: what else may be the matter, park_read looks at.
                 yield self.park_read
-                data = self.data
+                data: bytes | None = self.data
                 if data is not None:
                     self.data = None
-                    break
-            if len(data) > n:
-                if n < 0:
-                    chunks.insert(0, data)
-                    raise ValueError("read() of a negative number of bytes")
-                chunks.insert(0, data[n:])
-                data = data[:n]
-            return data
+                    if len(data) <= n:
+                        return data
+                    self.chunks.insert(0, data)
+            return (yield from self.receive(n))
         finally:
-            self.home.poller.read_free[self.key] = True
+            self.read_free[self.key] = True
             if self.read_turn is not None:
                 self.serve_turn(self.read_turn, False)
+
+    def receive(self, n: int) -> Generator[Commit, None, bytes]:
+        """read() for who holds the token."""
+        if n < 0:
+            raise ValueError("read of a negative number of bytes")
+        chunks = self.chunks
+        while True:
+            if chunks:
+                data: bytes = chunks.pop(0)
+                break
+            if not self.parks_first:
+                found = self.read_directly(n)
+                if found is not None:
+                    return found
+            elif self.eof or self.error or self.closed:
+                return self.ended()
+            yield self.park_read
+            if self.data is not None:
+                data, self.data = self.data, None
+                break
+        if len(data) > n:
+            chunks.insert(0, data[n:])
+            data = data[:n]
+        return data
 
     def read_directly(self, n: int) -> bytes | None:
         """The epoll way: read(2), or None when the socket is drained."""
@@ -125,22 +133,31 @@ class Conn(PollDesc):
             raise OSError(self.error, os.strerror(self.error))
         return b""
 
-    async def read_exactly(self, n: int) -> bytes:
+    @types.coroutine
+    def read_exactly(self, n: int) -> Generator[Commit, None, bytes]:
         """Exactly ``n`` bytes. ``EOFError`` if the stream ends before (what came is lost).
 
         Other readers are not served in between. Go: io.ReadFull.
         """
-        if n < 0:
-            raise ValueError("read_exactly() of a negative number of bytes")
-        parts: list[bytes] = []
-        missing = n
-        while missing:
-            data = await self.read(missing)
-            if not data:
-                raise EOFError(f"unexpected EOF: {missing} of {n} bytes missing")
-            parts.append(data)
-            missing -= len(data)
-        return b"".join(parts)
+        if self.take_read(self.key, None) is None:
+            yield from self.wait_turn(False)
+        try:
+            data = yield from self.receive(n)
+            if len(data) == n:
+                return data
+            parts = [data]
+            missing = n - len(data)
+            while missing:
+                data = yield from self.receive(missing)
+                if not data:
+                    raise EOFError(f"unexpected EOF: {missing} of {n} bytes missing")
+                parts.append(data)
+                missing -= len(data)
+            return b"".join(parts)
+        finally:
+            self.read_free[self.key] = True
+            if self.read_turn is not None:
+                self.serve_turn(self.read_turn, False)
 
     async def read_into(self, buffer: bytearray | memoryview) -> int:
         """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream."""
@@ -171,7 +188,7 @@ class Conn(PollDesc):
             if n != len(data):
                 yield from self.write_rest(data, n)
         finally:
-            self.home.poller.write_free[self.key] = True
+            self.write_free[self.key] = True
             if self.closed or self.write_turn is not None:
                 self.end_write()
         return len(data)
@@ -212,7 +229,6 @@ class Conn(PollDesc):
         try:
             shutdown(self.fd, socket.SHUT_WR)
         finally:
-            self.home.poller.write_free[self.key] = True
             self.end_write()
 
     # -- the rest -------------------------------------------------------------------------
@@ -488,6 +504,9 @@ class _Handler(Goroutine[Any]):
 
 def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) -> None:
     """On machine m: make the connection and its goroutine, here where both will live."""
+    if flags["stop"]:
+        close_fd(fd)
+        return
     conn = new_conn(fd, m)
     g = _Handler()
     g.conn = conn

@@ -72,10 +72,13 @@ class PollDesc:
         "home",
         "hup",
         "key",
+        "parks_first",
         "paused",
+        "read_free",
         "read_turn",
         "take_read",
         "take_write",
+        "write_free",
         "write_turn",
     )
 
@@ -88,8 +91,10 @@ class PollDesc:
         poller = home.poller
         self.take_read = poller.take_read
         self.take_write = poller.take_write
-        poller.read_free[key] = True
-        poller.write_free[key] = True
+        self.read_free = poller.read_free
+        self.write_free = poller.write_free
+        self.read_free[key] = self.write_free[key] = True
+        self.parks_first = not poller.direct
         self.g: Any = None  # the parked reader
         self.data: Any = None  # what it is woken with
         self.chunks: list[Any] = []  # received and not yet read
@@ -111,7 +116,7 @@ class PollDesc:
         key = self.key
         poller = self.home.poller
         poller.readers[key] = self
-        if self.chunks or self.eof or self.error or self.closed or (poller.direct and self.edge):
+        if self.chunks or self.eof or self.error or self.closed or (self.edge and poller.direct):
             if poller.readers.pop(key, None) is not None:
                 self.data = None
                 ready(g)
@@ -162,8 +167,7 @@ class PollDesc:
             try:
                 g = turn.queue.popleft()
             except IndexError:
-                free = self.home.poller.write_free if writing else self.home.poller.read_free
-                free[self.key] = True
+                (self.write_free if writing else self.read_free)[self.key] = True
                 continue
             ready(g)
             return
@@ -172,7 +176,7 @@ class PollDesc:
 
     def end_write(self) -> None:
         """Put the write token back; the rest of release for those who must look."""
-        self.home.poller.write_free[self.key] = True
+        self.write_free[self.key] = True
         turn = self.write_turn
         if turn is not None:
             self.serve_turn(turn, True)

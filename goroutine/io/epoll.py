@@ -133,6 +133,9 @@ class EpollPoller:
             self.ready(wait.g)
 
     def close(self) -> None:
+        for desc in self.descs.values():  # what the program left open
+            close_fd(desc.fd)
+        self.descs.clear()
         self.once.close()
         self.epoll.close()
         os.close(self.eventfd)

@@ -158,7 +158,10 @@ class UringPoller:
     def close(self) -> None:
         for fd in self.fds_to_close:
             close_fd(fd)
+        for desc in self.descs.values():  # what the program left open
+            close_fd(desc.fd)
         self.fds_to_close.clear()
+        self.descs.clear()
         self.ring.close()
         os.close(self.eventfd)
 

@@ -109,7 +109,7 @@ class Goroutine(Generic[T]):
     def __await__(self) -> Generator[Commit, None, T]:
         if self.it is not None:
             yield self._join
-        result: T = self.value
+        result: T = getattr(self, "value", None)  # type: ignore[assignment]
         return result
 
     def _join(self, g: Goroutine[Any]) -> None:

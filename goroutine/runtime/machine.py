@@ -8,7 +8,7 @@ Contexts (contextvars). Copying a context for every goroutine and entering it fo
 step would double the price of both, and hardly any goroutine sets a variable. So all run
 in their machine's *base* context, which is kept empty: when a step leaves something in it,
 that context object becomes the goroutine's own, and the machine goes on in a new empty one.
-From then on that goroutine is stepped inside its own (`_InContext`), and its children get
+From then on that goroutine is stepped inside its own (`InContext`), and its children get
 copies.
 """
 
@@ -22,6 +22,7 @@ from itertools import repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .context import InContext
 from .goroutine import Commit, Goroutine
 from .idle import may_spin, wakep
 from .processor import Processor, Stealer
@@ -113,7 +114,7 @@ class Machine:
             # The step of g set a context variable: the context is g's own from here on. It
             # has been left by now, so that g may be stepped elsewhere once it is published.
             g.context = base
-            g.it = _InContext(g, g.it)
+            g.it = InContext(g, g.it)
             if commit is None:
                 self.p.batch.append(g)
             else:
@@ -127,7 +128,9 @@ class Machine:
         popleft, append, take_next = batch.popleft, batch.append, runnext.pop
         rotate = p.rotate
         inbox, poll, due = self.inbox, self.poller.poll, timers.next_when
-        globalq = self.runtime.globalq
+        globalq, count = self.runtime.globalq, self.runtime.count
+        yielded = p.yielded
+        give_way = yielded.append
         inherited = 0
 
         while True:
@@ -139,8 +142,10 @@ class Machine:
             when = due()
             if when is not None and when <= monotonic():
                 timers.run_due()
+            if yielded:
+                globalq.put(drain(yielded))
             if flags["runq"]:
-                batch.extend(globalq.take(1))
+                batch.extend(globalq.take(1) if batch else globalq.share(count))
             poll(0)
             if not rotate() and not runnext and not self.find_runnable():
                 continue
@@ -171,7 +176,7 @@ class Machine:
                             return g, commit
                         if commit is None:
                             if flags["runq"]:
-                                globalq.put((g,))
+                                give_way(g)
                             else:
                                 append(g)
                         else:
@@ -319,45 +324,18 @@ class Machine:
         self.runtime.panicked(g, failure)
 
 
+def drain(queue: deque[Goroutine[Any]]) -> list[Goroutine[Any]]:
+    """Take all out of a queue from which thieves may take, too."""
+    got: list[Goroutine[Any]] = []
+    try:
+        while True:
+            got.append(queue.popleft())
+    except IndexError:
+        return got
+
+
 def _FINISHED(g: Goroutine[Any]) -> None:
     """Marks, in the result of loop(), a goroutine that has ended."""
-
-
-class _InContext:
-    """Steps a goroutine inside its own context. Stands in for its iterator."""
-
-    __slots__ = ("_g", "_it", "_next")
-
-    def __init__(self, g: Goroutine[Any], it: Any) -> None:
-        self._g = g
-        self._it = it
-        self._next = it.__next__
-
-    def __iter__(self) -> _InContext:
-        return self
-
-    def __next__(self) -> Any:
-        return self._enter(self._next)
-
-    def throw(self, failure: BaseException) -> Any:
-        return self._enter(self._it.throw, failure)
-
-    def close(self) -> None:
-        self._enter(self._it.close)
-
-    def _enter(self, call: Callable[..., Any], *args: Any) -> Any:
-        from .shared import machine_or_none
-
-        context = self._g.context
-        assert context is not None
-        m = machine_or_none()
-        if m is None:
-            return context.run(call, *args)
-        before, m.context = m.context, context
-        try:
-            return context.run(call, *args)
-        finally:
-            m.context = before
 
 
 def _throwing(it: Any) -> Any:

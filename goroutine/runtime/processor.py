@@ -6,7 +6,8 @@ The queue has three parts, oldest first:
     batch     what the owner has claimed and runs through: a deque
     ring      256 slots, lock-free on ``atomics`` (ring.py), behind the batch
 
-and behind them all the global queue. The owner claims up to BATCH goroutines from the ring
+and behind them all the global queue. (``yielded`` holds, until the end of the pass, those
+that gave way while the global queue was not empty: they go to its tail in one batch.) The owner claims up to BATCH goroutines from the ring
 with one compare-and-swap, never one a step. While no more than BATCH goroutines are
 runnable the ring stays empty and nothing needs a compare-and-swap at all; beyond that the
 surplus goes to the ring as one batch, and what the ring has no room for, with the oldest
@@ -37,7 +38,7 @@ from .timers import TimerHeap
 
 __all__ = ["BATCH", "Processor", "Stealer"]
 
-BATCH = 128
+BATCH = 64
 """The most goroutines an owner claims at once, and a thief takes from a batch."""
 
 Stealer = Callable[[bool], list[Goroutine[Any]]]
@@ -58,12 +59,14 @@ class Processor:
         "runnext",
         "timers",
         "watch_ring",
+        "yielded",
     )
 
     def __init__(self, number: int, machines: int, globalq: GlobalQueue, wakep: Callable[[], None]):
         self.id = number
         self.batch: deque[Goroutine[Any]] = deque()
         self.runnext: dict[int, Goroutine[Any]] = {}
+        self.yielded: deque[Goroutine[Any]] = deque()
         self.ring: Ring[Goroutine[Any]] = Ring()
         self.watch_ring = self.ring.watcher()  # sysmon's
         self.timers = TimerHeap()
@@ -76,7 +79,7 @@ class Processor:
 
     def length(self) -> int:
         """How many goroutines wait here, runnext left out (as in Go's schedtrace)."""
-        return len(self.batch) + self.watch_ring()
+        return len(self.batch) + len(self.yielded) + self.watch_ring()
 
     def stealer(self) -> Stealer:
         """A thief's grip on this processor; call it in the thief's own thread."""
@@ -152,20 +155,23 @@ def _owner(
 
 def _thief(victim: Processor) -> Stealer:
     ring_steal = victim.ring.thief()
-    batch, runnext = victim.batch, victim.runnext
+    batch, yielded, runnext = victim.batch, victim.yielded, victim.runnext
 
     def steal(runnext_too: bool) -> list[Goroutine[Any]]:
         """Half of the ring, else half of the batch, else (if asked) runnext. Go: runqgrab."""
         got = ring_steal()
         if got:
             return got
-        n = len(batch)
-        for _ in range(min(n - n // 2, BATCH)):
-            try:
-                got.append(batch.popleft())
-            except IndexError:
-                break
-        if not got and runnext_too:
+        for queue in (batch, yielded):
+            n = len(queue)
+            for _ in range(min(n - n // 2, BATCH)):
+                try:
+                    got.append(queue.popleft())
+                except IndexError:
+                    break
+            if got:
+                return got
+        if runnext_too:
             g = runnext.pop(0, None)
             if g is not None:
                 got.append(g)

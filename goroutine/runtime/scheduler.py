@@ -1,4 +1,4 @@
-"""The scheduler as a whole: starting and ending a run, starting goroutines.
+"""The scheduler as a whole: how a run begins and how it ends.
 
 The thread that calls `start` is not a machine. It makes the machines' threads, watches
 over them (sysmon.py) and takes signals, so that Ctrl-C never lands inside the runtime.
@@ -6,29 +6,29 @@ over them (sysmon.py) and takes signals, so that Ctrl-C never lands inside the r
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import types
-import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import copy_context
-from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from itertools import count
 from typing import Any, TypeVar, cast
 
 from ..errors import GoroutinePanic
 from ..io import backend
 from . import panic, sysmon
+from .collector import Collector
+from .context import InContext
+from .gate import Gate
 from .globalq import GlobalQueue
 from .goroutine import Goroutine
 from .idle import wakep
-from .machine import GoExit, Machine, _InContext
+from .machine import GoExit, Machine
 from .offload import Pool
 from .processor import Processor
-from .shared import current, flags, idle, machine_or_none, machines, shared_dict, spinning
+from .settings import check_gil, machine_count_of
+from .shared import flags, idle, machines, spinning
 
-__all__ = ["Runtime", "adopt", "go", "inject", "machine_count", "num_goroutine", "start"]
+__all__ = ["Runtime", "inject", "machine_count", "num_goroutine", "running", "start"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,6 @@ class Runtime:
         self.io = io
         self.globalq = GlobalQueue()
         self.machines: list[Machine] = []
-        self.pollers: list[Any] = []
         self.threads: list[threading.Thread] = []
         # Goroutines started by threads that are no machine, and their ids.
         self.foreign: set[Goroutine[Any]] = set()
@@ -53,9 +52,13 @@ class Runtime:
         # Released when the run is over; the starting thread waits for it.
         self.over = threading.Lock()
         self.over.acquire()
+        # One release by each machine that has left its loop; then, for all, to end.
+        self.left = threading.Semaphore(0)
+        self.farewell = threading.Event()
         self.end_lock = threading.Lock()
         self.outcome: tuple[Any, BaseException | None] | None = None
         self.pool = Pool(blocking_threads)
+        self.collector = Collector()
         self.sysmon = sysmon.Sysmon(self)
 
     # -- the end of a run -------------------------------------------------------------
@@ -107,34 +110,36 @@ class Runtime:
     # -- the machines' threads ----------------------------------------------------------
 
     def machine_thread(self, number: int, gate: Gate) -> None:
-        """The life of one machine. Everything it uses is made here, in its own thread."""
+        """The life of one machine. Everything it uses is made, and given back, right here."""
+        ident = threading.get_ident()
         try:
-            try:
-                m = self.make_machine(number)
-                ident = threading.get_ident()
-                machines[ident] = m
-            except BaseException as failure:
-                gate.failed(failure)
-                return
-            try:
-                if not gate.arrive():
-                    return
+            m = self.make_machine(number)
+            machines[ident] = m
+        except BaseException as failure:
+            gate.failed(failure)
+            return
+        try:
+            if gate.arrive():
                 for other in self.machines:
                     if other is not m:
                         m.stealers.append((other.p.stealer(), other))
                 m.run()
-            finally:
-                machines.pop(ident, None)
-                idle.pop(number, None)
         except BaseException as failure:  # an error of the runtime itself
             failure.add_note(f"goroutine: machine {number} failed; this is a bug in goroutine")
             self.end(None, failure)
+        finally:
+            idle.pop(number, None)
+            spinning.pop(number, None)
+            machines.pop(ident, None)
+            self.left.release()
+            self.farewell.wait()  # goroutines are being closed: they may close connections
+            m.drain_inbox()
+            m.poller.close()
 
     def make_machine(self, number: int) -> Machine:
         p = Processor(number, self.count, self.globalq, wakep)
         append = p.batch.append
         poller = backend.make(self.io, append, number, self.count)
-        self.pollers.append(poller)
         m = Machine(number, self, poller, p)
         self.machines.append(m)
         return m
@@ -146,6 +151,7 @@ class Runtime:
         idle.clear()
         spinning.clear()
         gate = Gate(self.count)
+        self.collector.begin()
         try:
             for number in range(self.count):
                 thread = threading.Thread(
@@ -162,11 +168,13 @@ class Runtime:
         finally:
             gate.open(abandon=True)
             self.stop()
-            self.join()
+            self.await_machines()
             self.pool.close()
             self.close_goroutines()
-            for poller in self.pollers:
-                poller.close()
+            self.farewell.set()
+            for thread in self.threads:
+                thread.join()
+            self.collector.end()
         assert self.outcome is not None
         value, failure = self.outcome
         if failure is not None:
@@ -183,12 +191,13 @@ class Runtime:
         except BaseException as failure:  # KeyboardInterrupt, or what a signal handler raised
             self.end(None, failure)
 
-    def join(self) -> None:
-        """Wait for the machines' threads; a second Ctrl-C meanwhile is passed on to them."""
-        for thread in self.threads:
-            while thread.is_alive():
+    def await_machines(self) -> None:
+        """Wait until all machines have left their loops; a second Ctrl-C is passed on."""
+        for _ in self.machines:
+            while True:
                 try:
-                    thread.join()
+                    self.left.acquire()
+                    break
                 except KeyboardInterrupt:
                     sysmon.interrupt(self)
 
@@ -234,63 +243,6 @@ class Runtime:
             self.machines[0].g = None
 
 
-class Gate:
-    """Lets the machines begin together, once all of them could be made."""
-
-    def __init__(self, count_: int) -> None:
-        self._missing = count_
-        self._condition = threading.Condition()
-        self._failure: BaseException | None = None
-        self._open = False
-        self._abandoned = False
-
-    def arrive(self) -> bool:
-        """A machine is made; wait for the others. False: go home again."""
-        with self._condition:
-            self._missing -= 1
-            self._condition.notify_all()
-            self._condition.wait_for(lambda: self._open)
-            return not self._abandoned
-
-    def failed(self, failure: BaseException) -> None:
-        with self._condition:
-            self._failure = failure
-            self._condition.notify_all()
-
-    def wait(self) -> None:
-        """The starting thread: until all are made; raises what one of them failed with."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._failure is not None or not self._missing)
-            if self._failure is not None:
-                raise self._failure
-
-    def open(self, abandon: bool = False) -> None:
-        with self._condition:
-            if not self._open:
-                self._open = True
-                self._abandoned = abandon
-                self._condition.notify_all()
-
-
-# -- starting goroutines ---------------------------------------------------------------------
-
-
-@types.coroutine
-def _with_result(g: Goroutine[Any], steps: Any) -> Generator[Any, Any, None]:
-    """Steps of a coroutine whose result is wanted. (A for loop drops it: machine.py.)"""
-    g.value = yield from steps
-
-
-@types.coroutine
-def _call(
-    g: Goroutine[Any], fn: Callable[..., Any], args: Any, kwargs: Any
-) -> Generator[Any, Any, None]:
-    """One step that calls a plain function."""
-    g.value = fn(*args, **kwargs)
-    return
-    yield
-
-
 @types.coroutine
 def _main(runtime: Runtime, g: Goroutine[Any], steps: Any) -> Generator[Any, Any, None]:
     g.value = yield from steps
@@ -317,159 +269,8 @@ def _main_goroutine(
         )
     g.it = _main(runtime, g, steps)
     if context:
-        g.it = _InContext(g, g.it)
+        g.it = InContext(g, g.it)
     runtime.foreign.add(g)
-    return g
-
-
-_RESULT, _NO_RESULT, _PLAIN = 1, 2, 3
-
-
-# How a function is started, by the id of its code object: looked up at every `go`. The code
-# object is kept beside it, so that its id stays its own.
-_kinds: dict[int, int] = shared_dict("goroutine kinds of functions")
-_codes: dict[int, Any] = {}
-
-
-def _classify(code: Any) -> int:
-    """Whether code is a coroutine function's, and whether it can return anything but None."""
-    if not code.co_flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE):
-        kind = _PLAIN
-    elif code.co_flags & CO_ITERABLE_COROUTINE:
-        kind = _RESULT
-    else:
-        kind = _NO_RESULT if _returns_none(code) else _RESULT
-    _codes[id(code)] = code
-    _kinds[id(code)] = kind
-    return kind
-
-
-def _returns_none(code: Any) -> bool:
-    """True only if every return of the code is provably ``return None``."""
-    import dis
-
-    previous = None
-    for instruction in dis.get_instructions(code):
-        name = instruction.opname
-        if name == "RETURN_CONST":
-            if instruction.argval is not None:
-                return False
-        elif name == "RETURN_VALUE":
-            if previous is None or previous.opname != "LOAD_CONST" or previous.argval is not None:
-                return False
-        previous = instruction
-    return True
-
-
-def go(
-    fn: Callable[..., Coroutine[Any, Any, T]] | Callable[..., T] | Coroutine[Any, Any, T],
-    /,
-    *args: Any,
-    **kwargs: Any,
-) -> Goroutine[T]:
-    """Start a goroutine; returns at once.
-
-    ``fn`` is an ``async def`` function, a plain function (called once, on a machine, in
-    parallel with the others) or a coroutine object. Works in any goroutine and, while the
-    runtime runs, in any other thread; elsewhere ``RuntimeError``. The new goroutine gets a
-    copy of the caller's contextvars. It is kept alive by the scheduler until it ends.
-
-    An exception that escapes the goroutine ends the program: `GoroutinePanic`.
-    Go: the ``go`` statement.
-    """
-    g: Goroutine[T] = Goroutine()
-    try:
-        code = fn.__code__  # type: ignore[union-attr]
-        kind = _kinds.get(id(code)) or _classify(code)
-    except AttributeError:
-        g.it = _uncommon(g, fn, args, kwargs)
-    else:
-        if kind == _NO_RESULT:
-            g.it = fn(*args, **kwargs).__await__()  # type: ignore[operator, union-attr]
-        elif kind == _RESULT:
-            g.it = _with_result(g, fn(*args, **kwargs))  # type: ignore[operator]
-        else:
-            g.it = _call(g, fn, args, kwargs)  # type: ignore[arg-type]
-    g.joiners = None
-    m = machine_or_none()
-    if m is None:
-        return _go_foreign(g, fn)
-    return _begin(m, g, fn)
-
-
-def adopt(g: Goroutine[Any], fn: Any, steps: Any) -> None:
-    """Start a goroutine that somebody else has begun to build, on this very machine."""
-    g.it = steps
-    _begin(current(), g, fn)
-
-
-def _begin(m: Machine, g: Goroutine[T], fn: Any) -> Goroutine[T]:
-    """Name, register and queue a new goroutine on machine m, the caller's."""
-    g.fn = fn
-    g.value = None
-    p = m.p
-    g.id = next(p.ids)
-    parent = m.g
-    if parent is not None:
-        g._parent = parent.id
-        g._parent_fn = parent.fn
-    else:
-        g._parent = 0
-        g._parent_fn = None
-    if m.context:
-        g.context = m.context.copy()
-        g.it = _InContext(g, g.it)
-    else:
-        g.context = None
-    g._owner = p.goroutines
-    p.goroutines.add(g)
-    p.ready(g)
-    # Published, then the look at idle: Go's wakep in newproc.
-    if idle:
-        wakep()
-    return g
-
-
-def _uncommon(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
-    """Steps for what isn't a Python function: coroutines, partials, builtins, callables."""
-    if isinstance(fn, Coroutine):
-        if args or kwargs:
-            raise TypeError("go() of a coroutine object takes no further arguments")
-        return _with_result(g, fn)
-    if fn is None:
-        raise TypeError("go of nil func value")
-    if not callable(fn):
-        raise TypeError(f"go() takes a function or a coroutine, not {type(fn).__name__}")
-    wrapped = fn
-    while hasattr(wrapped, "func"):  # functools.partial
-        wrapped = wrapped.func
-    call = wrapped if hasattr(wrapped, "__code__") else getattr(type(wrapped), "__call__", None)
-    code = getattr(call, "__code__", None)
-    if code is not None and _classify(code) != _PLAIN:
-        return _with_result(g, fn(*args, **kwargs))
-    return _call(g, fn, args, kwargs)
-
-
-def _go_foreign(g: Goroutine[T], fn: Any) -> Goroutine[T]:
-    g.fn = fn
-    g.value = None
-    runtime = _running
-    if runtime is None or flags["stop"]:
-        g.it.close()
-        raise RuntimeError("no goroutine runtime is running: call go() below goroutine.start(main)")
-    with runtime.foreign_lock:
-        g.id = next(runtime.foreign_ids)
-    g._parent = 0
-    g._parent_fn = None
-    context = copy_context()
-    if context:
-        g.context = context
-        g.it = _InContext(g, g.it)
-    else:
-        g.context = None
-    g._owner = runtime.foreign
-    runtime.foreign.add(g)
-    inject([g])
     return g
 
 
@@ -482,6 +283,11 @@ def inject(gs: Iterable[Goroutine[Any]]) -> None:
     if runtime is not None:
         runtime.globalq.put(gs)
         wakep()
+
+
+def running() -> Runtime | None:
+    """The run of this process, if there is one."""
+    return _running
 
 
 def num_goroutine() -> int:
@@ -523,7 +329,7 @@ def start(
     Go: the start of a program's main goroutine.
     """
     global _running
-    count_ = _machine_count(machines)
+    count_ = machine_count_of(machines)
     if io not in ("auto", "io_uring", "epoll"):
         raise ValueError(f"io must be 'auto', 'io_uring' or 'epoll', not {io!r}")
     if blocking_threads < 1:
@@ -533,7 +339,7 @@ def start(
     if not _starting.acquire(blocking=False):
         raise RuntimeError("goroutine.start() is already running in this process")
     try:
-        _check_gil()
+        check_gil()
         runtime = _running = Runtime(count_, io, blocking_threads)
         try:
             return cast(T, runtime.run(main, args))
@@ -541,51 +347,3 @@ def start(
             _running = None
     finally:
         _starting.release()
-
-
-def _machine_count(machines: int | None) -> int:
-    if machines is None:
-        for name in ("GOROUTINE_MACHINES", "GOMAXPROCS"):
-            text = os.environ.get(name)
-            if text:
-                try:
-                    machines = int(text)
-                except ValueError:
-                    raise ValueError(f"{name} must be a whole number, not {text!r}") from None
-                break
-        else:
-            return len(os.sched_getaffinity(0))
-    if isinstance(machines, bool) or not isinstance(machines, int):
-        raise TypeError(f"machines must be an int, not {type(machines).__name__}")
-    if not 1 <= machines <= 1024:
-        raise ValueError(f"machines must be between 1 and 1024, not {machines}")
-    return machines
-
-
-_warned = False
-
-
-def _check_gil() -> None:
-    """With the GIL on everything works, one thread at a time: say so, once."""
-    global _warned
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return
-    text = "the GIL is on, so goroutines don't run in parallel: " + _gil_cause()
-    if os.environ.get("GOROUTINE_GIL") == "require-off":
-        raise RuntimeError(text)
-    if not _warned:
-        _warned = True
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
-
-
-def _gil_cause() -> str:
-    import sysconfig
-
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return "this is not a free-threaded build of Python (python3.13t or newer)"
-    option = sys._xoptions.get("gil", os.environ.get("PYTHON_GIL"))
-    if option == "1":
-        return "-X gil=1 or PYTHON_GIL=1 asks for it"
-    if "_cffi_backend" in sys.modules:
-        return "importing cffi switched it on; run with -X gil=0"
-    return "an extension module that was imported switched it on; run with -X gil=0"

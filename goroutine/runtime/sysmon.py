@@ -71,6 +71,7 @@ class Sysmon:
     def look(self, seen: dict[int, tuple[int, Any]]) -> bool:
         """One look at every machine; whether anything moved or runs."""
         moved = False
+        self._runtime.collector.adapt(sum(len(m.p.goroutines) for m in self._runtime.machines))
         for m in self._runtime.machines:
             number = m.id
             running = m.g

@@ -1,0 +1,45 @@
+"""``python -m goroutine app.py [args]``: runs an app's ``async def main()`` as goroutine 1."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import runpy
+import sys
+import traceback
+
+from .errors import GoroutinePanic
+from .runtime.scheduler import start
+
+USAGE = "usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, 1 (main raised), 2 (usage, panic)."""
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, file=sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    path = arguments[0]
+    if not os.path.isfile(path):
+        print(f"goroutine: no such file: {path}", file=sys.stderr)
+        return 2
+    sys.argv[:] = arguments
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    app = runpy.run_path(path, run_name="__goroutine__").get("main")
+    if not inspect.iscoroutinefunction(app):
+        print(f"goroutine: {path} has no 'async def main()'", file=sys.stderr)
+        return 2
+    try:
+        result = start(app)
+    except GoroutinePanic:
+        return 2  # reported where it happened
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""read, write, readable, writable on raw fds. See the package for what they are for.
+
+Readiness first, then a call that does not block: so a wait that is given up has taken no
+data, and a blocking-mode fd shared with another process can't block the machine where the
+kernel offers RWF_NOWAIT (pipes, sockets). Regular files are always ready.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import types
+from collections.abc import Generator
+
+from ..runtime.goroutine import Commit
+from ..runtime.shared import current
+from .poller import POLLIN, POLLOUT, Wait
+
+__all__ = ["read", "read_into", "readable", "writable", "write"]
+
+
+@types.coroutine
+def _ready(fd: int, events: int) -> Generator[Commit, None, None]:
+    """Wait until fd has one of the events, or an error that the next call will report."""
+    if isinstance(fd, bool) or not isinstance(fd, int):
+        raise TypeError(f"a file descriptor is an int, not {type(fd).__name__}")
+    if fd < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    current()
+    wait = Wait(fd, events)
+    yield wait.park
+    if wait.result < 0:
+        raise OSError(-wait.result, os.strerror(-wait.result))
+    if wait.result & POLLNVAL:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+POLLNVAL = 32
+
+
+async def readable(fd: int) -> None:
+    """Wait until a read of ``fd`` would not block (data, end of file or an error).
+
+    Cancel safety: nothing is consumed.
+    """
+    await _ready(fd, POLLIN)
+
+
+async def writable(fd: int) -> None:
+    """Wait until a write to ``fd`` would not block. Cancel safety: nothing is written."""
+    await _ready(fd, POLLOUT)
+
+
+async def read(fd: int, n: int) -> bytes:
+    """Up to ``n`` bytes, as soon as there are any; ``b""`` at the end of the file.
+
+    ``OSError`` as read(2). Cancel safety: a cancelled read has taken no data.
+    Go: os.File.Read.
+    """
+    if n < 0:
+        raise ValueError("read() of a negative number of bytes")
+    buffer = bytearray(n)
+    got = await read_into(fd, buffer)
+    return bytes(memoryview(buffer)[:got])
+
+
+async def read_into(fd: int, buffer: bytearray | memoryview) -> int:
+    """Read into ``buffer``; how many bytes, 0 at the end of the file."""
+    while True:
+        await _ready(fd, POLLIN)
+        try:
+            return _read_now(fd, buffer)
+        except BlockingIOError:
+            continue  # somebody else was quicker
+
+
+def _read_now(fd: int, buffer: bytearray | memoryview) -> int:
+    try:
+        return os.preadv(fd, [buffer], -1, os.RWF_NOWAIT)
+    except OSError as failure:
+        # Files that don't know RWF_NOWAIT; EAGAIN of one that isn't in the page cache.
+        if failure.errno not in _UNSUPPORTED:
+            raise
+    return os.readv(fd, [buffer])
+
+
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE, errno.ENOSYS)
+
+
+async def write(fd: int, data: bytes | bytearray | memoryview) -> int:
+    """Write some of ``data``, as soon as some can be taken; how many bytes (maybe not all).
+
+    ``OSError`` as write(2). Go: os.File.Write writes all.
+    """
+    view = memoryview(data).cast("B")
+    while True:
+        await _ready(fd, POLLOUT)
+        try:
+            return _write_now(fd, view)
+        except BlockingIOError:
+            continue
+
+
+PIPE_BUF = 4096
+
+
+def _write_now(fd: int, view: memoryview) -> int:
+    try:
+        return os.pwritev(fd, [view], -1, os.RWF_NOWAIT)
+    except OSError as failure:
+        if failure.errno not in _UNSUPPORTED:
+            raise
+    if os.get_blocking(fd):
+        # A ready pipe takes PIPE_BUF bytes without blocking; more might.
+        view = view[:PIPE_BUF]
+    return os.write(fd, view)

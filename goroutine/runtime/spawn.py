@@ -1,0 +1,188 @@
+"""go: how goroutines come to be."""
+
+from __future__ import annotations
+
+import dis
+import types
+from _thread import get_ident
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
+from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
+from typing import Any, TypeVar
+
+from .context import InContext
+from .goroutine import Goroutine
+from .idle import wakep
+from .shared import current, idle, machines, shared_dict
+
+__all__ = ["adopt", "foreign", "go"]
+
+T = TypeVar("T")
+
+
+@types.coroutine
+def _with_result(g: Goroutine[Any], steps: Any) -> Generator[Any, Any, None]:
+    """Steps of a coroutine whose result is wanted. (A for loop drops it: machine.py.)"""
+    g.value = yield from steps
+
+
+@types.coroutine
+def _call(
+    g: Goroutine[Any], fn: Callable[..., Any], args: Any, kwargs: Any
+) -> Generator[Any, Any, None]:
+    """One step that calls a plain function."""
+    g.value = fn(*args, **kwargs)
+    return
+    yield
+
+
+_RESULT, _NO_RESULT, _PLAIN = 1, 2, 3
+
+# How a function is started, by the id of its code object: looked up at every `go`. The code
+# object is kept beside it, so that its id stays its own.
+_kinds: dict[int, int] = shared_dict("goroutine kinds of functions")
+_codes: dict[int, Any] = {}
+
+
+def _classify(code: Any) -> int:
+    """Whether code is a coroutine function's, and whether it can return anything but None."""
+    if not code.co_flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE):
+        kind = _PLAIN
+    elif code.co_flags & CO_ITERABLE_COROUTINE:
+        kind = _RESULT
+    else:
+        kind = _NO_RESULT if _returns_none(code) else _RESULT
+    _codes[id(code)] = code
+    _kinds[id(code)] = kind
+    return kind
+
+
+def _returns_none(code: Any) -> bool:
+    """True only if every return of the code is provably ``return None``."""
+    previous = None
+    for instruction in dis.get_instructions(code):
+        name = instruction.opname
+        if name == "RETURN_CONST":
+            if instruction.argval is not None:
+                return False
+        elif name == "RETURN_VALUE":
+            if previous is None or previous.opname != "LOAD_CONST" or previous.argval is not None:
+                return False
+        previous = instruction
+    return True
+
+
+def go(
+    fn: Callable[..., Coroutine[Any, Any, T]] | Callable[..., T] | Coroutine[Any, Any, T],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Goroutine[T]:
+    """Start a goroutine; returns at once.
+
+    ``fn`` is an ``async def`` function, a plain function (called once, on a machine, in
+    parallel with the others) or a coroutine object. Works in any goroutine and, while the
+    runtime runs, in any other thread; elsewhere ``RuntimeError``. The new goroutine gets a
+    copy of the caller's contextvars. It is kept alive by the scheduler until it ends.
+
+    An exception that escapes the goroutine ends the program: `GoroutinePanic`.
+    Go: the ``go`` statement.
+    """
+    g: Goroutine[T] = Goroutine()
+    try:
+        code = fn.__code__  # type: ignore[union-attr]
+        kind = _kinds.get(id(code)) or _classify(code)
+    except AttributeError:
+        g.it = _uncommon(g, fn, args, kwargs)
+    else:
+        if kind == 3:  # _PLAIN
+            g.it = _call(g, fn, args, kwargs)  # type: ignore[arg-type]
+        else:
+            steps: Any = fn(*args, **kwargs) if kwargs else fn(*args)  # type: ignore[operator]
+            g.it = steps.__await__() if kind == 2 else _with_result(g, steps)
+    m = machines.get(get_ident())
+    if m is None:
+        return foreign(g, fn)
+    g.fn = fn
+    g.joiners = None
+    p = m.p
+    g.id = next(p.ids)
+    parent = m.g
+    if parent is not None:
+        g._parent = parent.id
+        g._parent_fn = parent.fn
+    else:
+        g._parent = 0
+        g._parent_fn = None
+    if m.context:
+        g.context = m.context.copy()
+        g.it = InContext(g, g.it)
+    g._owner = alive = p.goroutines
+    alive.add(g)
+    p.ready(g)
+    # Published, then the look at idle: Go's wakep in newproc.
+    if idle:
+        wakep()
+    return g
+
+
+def adopt(g: Goroutine[Any], fn: Any, steps: Any) -> None:
+    """Start, on this machine, a goroutine whose object the caller has made (joiners set)."""
+    m = current()
+    g.fn = fn
+    g.id = next(m.p.ids)
+    g._parent = 0 if m.g is None else m.g.id
+    g._parent_fn = None if m.g is None else m.g.fn
+    g.it = steps
+    if m.context:
+        g.context = m.context.copy()
+        g.it = InContext(g, steps)
+    g._owner = m.p.goroutines
+    g._owner.add(g)
+    m.p.batch.append(g)
+    if idle:
+        wakep()
+
+
+def foreign(g: Goroutine[T], fn: Any) -> Goroutine[T]:
+    """The rest of go() on a thread that is no machine."""
+    from .scheduler import inject, running
+
+    runtime = running()
+    if runtime is None or runtime.outcome is not None:
+        g.it.close()
+        raise RuntimeError("no goroutine runtime is running: call go() below goroutine.start(main)")
+    g.fn = fn
+    g.joiners = None
+    with runtime.foreign_lock:
+        g.id = next(runtime.foreign_ids)
+    g._parent = 0
+    g._parent_fn = None
+    context = copy_context()
+    if context:
+        g.context = context
+        g.it = InContext(g, g.it)
+    g._owner = runtime.foreign
+    g._owner.add(g)
+    inject([g])
+    return g
+
+
+def _uncommon(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
+    """Steps for what isn't a Python function: coroutines, partials, builtins, callables."""
+    if isinstance(fn, Coroutine):
+        if args or kwargs:
+            raise TypeError("go() of a coroutine object takes no further arguments")
+        return _with_result(g, fn)
+    if fn is None:
+        raise TypeError("go of nil func value")
+    if not callable(fn):
+        raise TypeError(f"go() takes a function or a coroutine, not {type(fn).__name__}")
+    wrapped = fn
+    while hasattr(wrapped, "func"):  # functools.partial
+        wrapped = wrapped.func
+    call = wrapped if hasattr(wrapped, "__code__") else getattr(type(wrapped), "__call__", None)
+    code = getattr(call, "__code__", None)
+    if code is not None and _classify(code) != _PLAIN:
+        return _with_result(g, fn(*args, **kwargs))
+    return _call(g, fn, args, kwargs)
