@@ -260,10 +260,12 @@ class Machine:
 
     def spin(self) -> bool:
         """Look around without sleeping; learn whether that pays."""
-        poll, batch, inbox = self.poller.poll, self.p.batch, self.inbox
+        poll, inbox = self.poller.poll, self.inbox
+        batch, runnext = self.p.batch, self.p.runnext
         budget = self.spins
         for _ in repeat(None, budget):
-            if poll(0) or batch or inbox or flags["stop"]:
+            # (What poll delivers by way of ready(), as a listener does, is in runnext.)
+            if poll(0) or batch or runnext or inbox or flags["stop"]:
                 self.spins = min(2 * budget, SPIN_MOST)
                 return True
             if flags["runq"] or (self.stealers and self.steal()):
@@ -279,7 +281,7 @@ class Machine:
         idle[number] = self  # announce: a dict store is a full fence (shared.py)
         # The second look. Whoever published before our announcement became visible may have
         # seen no sleeper; whatever they published is visible to us here.
-        if self.inbox or flags["stop"] or self.take_shared():
+        if self.p.runnext or self.inbox or flags["stop"] or self.take_shared():
             idle.pop(number, None)
             return True
         when = self.p.timers.next_when()
