@@ -64,12 +64,14 @@ class Conn(PollDesc):
         also while this read waits. Cancel safety: a cancelled read has taken no data.
         Go: Conn.Read.
         """
-        if self.take_read(self.key, None) is None:
+        try:
+            self.take_read()
+        except IndexError:
             yield from self.wait_turn(False)
         try:
-            if self.parks_first and not self.chunks:
-                # The usual case, short: what else may be the matter, park_read looks at.
-                yield self.park_read
+            if not self.news:
+                # The usual case, short; all others are behind the flag.
+                yield self.park
                 data: bytes | None = self.data
                 if data is not None:
                     self.data = None
@@ -78,55 +80,55 @@ class Conn(PollDesc):
                     self.chunks.insert(0, data)
             return (yield from self.receive(n))
         finally:
-            self.read_free[self.key] = True
-            if self.read_turn is not None:
-                self.serve_turn(self.read_turn, False)
+            self.put_read(True)
+            if self.turns:
+                self.serve_turns()
 
     def receive(self, n: int) -> Generator[Commit, None, bytes]:
         """read() for who holds the token."""
         if n < 0:
             raise ValueError("read of a negative number of bytes")
         chunks = self.chunks
+        direct = self.home.poller.direct
         while True:
+            self.news = False  # then look: news that come now set it again
             if chunks:
                 data: bytes = chunks.pop(0)
                 break
-            if not self.parks_first:
-                found = self.read_directly(n)
-                if found is not None:
-                    return found
-            elif self.eof or self.error or self.closed:
+            if self.eof or self.error or self.closed:
                 return self.ended()
-            yield self.park_read
+            if direct:
+                try:
+                    data = os.read(self.fd, n)
+                except BlockingIOError:
+                    pass
+                except OSError as failure:
+                    self.error = failure.errno or errno.EIO
+                    return self.ended()
+                else:
+                    if not data and n:
+                        self.eof = True
+                        return self.ended()
+                    # A short read has drained the socket: the next one parks at once.
+                    if len(data) == n or self.hup:
+                        self.news = True
+                    return data
+            if self.paused:
+                self.news = True  # park_read must have receiving resumed
+            yield self.park
             if self.data is not None:
                 data, self.data = self.data, None
                 break
         if len(data) > n:
             chunks.insert(0, data[n:])
             data = data[:n]
+        if chunks or self.eof or self.error or self.closed or self.paused:
+            self.news = True
         return data
-
-    def read_directly(self, n: int) -> bytes | None:
-        """The epoll way: read(2), or None when the socket is drained."""
-        if self.closed or self.error:
-            return self.ended()
-        if not self.edge and not self.hup:
-            return None
-        self.edge = False
-        while True:
-            try:
-                data = os.read(self.fd, n)
-            except BlockingIOError:
-                return None
-            except OSError as failure:
-                self.error = failure.errno or errno.EIO
-                raise
-            if len(data) == n:
-                self.edge = True  # there may be more: the next read tries first
-            return data
 
     def ended(self) -> bytes:
         """What a read gives when nothing is left and nothing more will come."""
+        self.news = True  # for ever
         if self.closed:
             raise ConnClosed(errno.EBADF, CLOSED)
         if self.error:
@@ -139,7 +141,9 @@ class Conn(PollDesc):
 
         Other readers are not served in between. Go: io.ReadFull.
         """
-        if self.take_read(self.key, None) is None:
+        try:
+            self.take_read()
+        except IndexError:
             yield from self.wait_turn(False)
         try:
             data = yield from self.receive(n)
@@ -155,9 +159,9 @@ class Conn(PollDesc):
                 missing -= len(data)
             return b"".join(parts)
         finally:
-            self.read_free[self.key] = True
-            if self.read_turn is not None:
-                self.serve_turn(self.read_turn, False)
+            self.put_read(True)
+            if self.turns:
+                self.serve_turns()
 
     async def read_into(self, buffer: bytearray | memoryview) -> int:
         """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream."""
@@ -178,8 +182,10 @@ class Conn(PollDesc):
         """
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
-        if self.take_write(self.key, None) is None:
-            yield from self.write_turn_or_closed()
+        try:
+            self.take_write()
+        except IndexError:
+            yield from self.wait_to_write()
         try:
             try:
                 n = os_write(self.fd, data)
@@ -188,12 +194,12 @@ class Conn(PollDesc):
             if n != len(data):
                 yield from self.write_rest(data, n)
         finally:
-            self.write_free[self.key] = True
-            if self.closed or self.write_turn is not None:
-                self.end_write()
+            self.put_write(True)
+            if self.turns:
+                self.serve_turns()
         return len(data)
 
-    def write_turn_or_closed(self) -> Generator[Commit, None, None]:
+    def wait_to_write(self) -> Generator[Commit, None, None]:
         """The write token, or `ConnClosed`: closing has it for good."""
         if self.closed:
             raise ConnClosed(errno.EBADF, CLOSED)
@@ -224,21 +230,24 @@ class Conn(PollDesc):
 
     @types.coroutine
     def _shut(self) -> Generator[Commit, None, None]:
-        if self.take_write(self.key, None) is None:
-            yield from self.write_turn_or_closed()
+        try:
+            self.take_write()
+        except IndexError:
+            yield from self.wait_to_write()
         try:
             shutdown(self.fd, socket.SHUT_WR)
         finally:
-            self.end_write()
+            self.put_write(True)
+            if self.turns:
+                self.serve_turns()
 
     # -- the rest -------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close it. What has been written is still sent; who reads or writes it gets
         `ConnClosed`. More than once does no harm. Go: Conn.Close."""
-        if self.closed:
+        if not self.start_close():
             return
-        self.closed = True
         # The peer learns at once, and both a receive that the kernel holds the socket for
         # and a blocked writer come to an end.
         with_socket_errors_ignored(self.fd)
@@ -440,9 +449,8 @@ class Listener(PollDesc):
     def close(self) -> None:
         """Stop listening. Connections that nobody has accepted are closed. Go: Close."""
         with self._lock:
-            if self.closed:
+            if not self.start_close():
                 return
-            self.closed = True
             waiting, self._waiting = list(self._waiting), deque()
             fds, self.chunks = list(self.chunks), []
         for fd in fds:

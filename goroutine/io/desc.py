@@ -6,21 +6,27 @@ one writer (the tokens below).
 
 News go from home to the reader in this way:
 
-    home     reader parked? take it out of ``readers`` (dict.pop, atomic), give it the news
-             else leave the news in the desc, then look for a reader once more
-    reader   take news from the desc; none? suspend, and then (commit):
-             put itself into ``readers``, then look for news once more;
+    home     reader parked? take it out of ``readers`` (dict.pop, atomic), give it the data
+             else leave the news in the desc, set ``news``, look for a reader once more
+    reader   no ``news``? suspend, and then (commit):
+             put itself into ``readers``, then look at ``news`` once more;
              there are some? take itself out again (dict.pop) and go on
 
 Every store is followed by its look with a full fence between (list appends, dict stores and
 slot stores take their object's mutex), so one of the two second looks sees the other party,
-and dict.pop lets one of them have the goroutine. Home hands data over directly only if
-nothing is left in the desc before it, and only home appends, so the order is kept.
+and dict.pop lets one of them have the goroutine. A reader that takes news clears the flag
+first and looks afterwards, so that news that come meanwhile set it again. Home hands data
+over directly only if nothing is left in the desc before it, and only home appends, so the
+order is kept.
 
-Tokens: ``read_free`` and ``write_free`` of the home poller hold one key per desc; whoever
-popped it may read (write) until it puts it back. It costs half of a lock. Closing takes the
-write token for good, so that the fd number is never used by one side while the other gives
-it back to the kernel, where the next connection would get it.
+Tokens. ``take_read`` pops the one element of a list, ``put_read`` puts it back; whoever has
+it may read. The same for writing. That costs half of a lock. Closing takes the write token
+for good, so that the fd number is never used by one side while the other gives it back to
+the kernel, where the next connection would get it.
+
+Attributes are dear without the specialising interpreter (25 ns each, and a request used to
+touch forty): the hot path has one flag per question it must ask, and everything that needs
+telling apart is behind the flag.
 """
 
 from __future__ import annotations
@@ -38,22 +44,12 @@ from ..runtime.shared import machine_or_none
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
 
-__all__ = ["MOST_CHUNKS", "PollDesc", "Turn"]
+__all__ = ["MOST_CHUNKS", "PollDesc", "close_fd"]
 
 MOST_CHUNKS = 64
 """Received chunks that may lie unread before receiving stops (back-pressure)."""
 
-
-class Turn:
-    """Who waits for a token: made when the first one has to wait."""
-
-    __slots__ = ("queue",)
-
-    def __init__(self) -> None:
-        self.queue: deque[Goroutine[Any]] = deque()
-
-
-_turn_lock = threading.Lock()
+_queue_lock = threading.Lock()
 
 
 class PollDesc:
@@ -64,7 +60,6 @@ class PollDesc:
         "chunks",
         "closed",
         "data",
-        "edge",
         "eof",
         "error",
         "fd",
@@ -72,14 +67,16 @@ class PollDesc:
         "home",
         "hup",
         "key",
-        "parks_first",
+        "news",
+        "park",
         "paused",
-        "read_free",
-        "read_turn",
+        "put_read",
+        "put_write",
+        "queues",
+        "readers",
         "take_read",
         "take_write",
-        "write_free",
-        "write_turn",
+        "turns",
     )
 
     accepting = False  # a listener's: chunks are fds
@@ -89,14 +86,12 @@ class PollDesc:
         self.home = home
         self.key = key
         poller = home.poller
-        self.take_read = poller.take_read
-        self.take_write = poller.take_write
-        self.read_free = poller.read_free
-        self.write_free = poller.write_free
-        self.read_free[key] = self.write_free[key] = True
-        self.parks_first = not poller.direct
+        self.readers = poller.readers
         self.g: Any = None  # the parked reader
         self.data: Any = None  # what it is woken with
+        self.park = self.park_read  # bound once; a cycle, broken by finish_close
+
+        self.news = poller.direct  # something is to be looked at before parking
         self.chunks: list[Any] = []  # received and not yet read
         self.eof = False
         self.error = 0  # errno that ended receiving
@@ -104,28 +99,36 @@ class PollDesc:
         # Of io_uring, home only: a multishot receive is under way; it was stopped.
         self.armed = False
         self.paused = False
-        # Of epoll: an event came since the last read; the peer has hung up.
-        self.edge = True
+        # Of epoll: the peer has hung up; a short read does not mean the socket is empty.
         self.hup = False
-        self.read_turn: Turn | None = None
-        self.write_turn: Turn | None = None
+
+        token = [True]
+        self.take_read, self.put_read = token.pop, token.append
+        token = [True]
+        self.take_write, self.put_write = token.pop, token.append
+        self.turns = False  # somebody waits for a token, or wants to close
+        # Who waits to read, who waits to write; made when the first one does.
+        self.queues: tuple[deque[Goroutine[Any]], deque[Goroutine[Any]]] | None = None
 
     def park_read(self, g: Goroutine[Any]) -> None:
         """Commit of a read that found nothing."""
         self.g = g
-        key = self.key
-        poller = self.home.poller
-        poller.readers[key] = self
-        if self.chunks or self.eof or self.error or self.closed or (self.edge and poller.direct):
-            if poller.readers.pop(key, None) is not None:
+        self.readers[self.key] = self
+        if self.news:
+            self.second_look(g)
+
+    def second_look(self, g: Goroutine[Any]) -> None:
+        """News came while g parked, unless they are of no use to it."""
+        if self.chunks or self.eof or self.error or self.closed or self.home.poller.direct:
+            if self.readers.pop(self.key, None) is not None:
                 self.data = None
                 ready(g)
         elif self.paused:
-            self.at_home(poller.resume)
+            self.at_home(self.home.poller.resume)
 
     def wake_reader(self) -> None:
-        """Have a parked reader look at the desc again. From any thread."""
-        if self.home.poller.readers.pop(self.key, None) is not None:
+        """Have a parked reader look at the desc again. From any thread, after setting news."""
+        if self.readers.pop(self.key, None) is not None:
             self.data = None
             ready(self.g)
 
@@ -140,63 +143,77 @@ class PollDesc:
     # -- the tokens -----------------------------------------------------------------------
 
     def wait_turn(self, writing: bool) -> Generator[Commit, None, None]:
-        """Wait for the token, which somebody else holds. Returns holding it.
+        """Wait for a token that somebody else holds. Returns holding it, or closed.
 
-        Queue first, then try the token again; release() puts it back, then looks at the
-        queue. Both in that order, so one of them serves the queue.
+        Queue, set ``turns``, then try the token again; who puts it back looks at ``turns``
+        afterwards. One of the two serves the queue.
         """
-        with _turn_lock:
-            turn = self.write_turn if writing else self.read_turn
-            if turn is None:
-                turn = Turn()
-                if writing:
-                    self.write_turn = turn
-                else:
-                    self.read_turn = turn
+        with _queue_lock:
+            if self.queues is None:
+                self.queues = deque(), deque()
+        queue = self.queues[writing]
 
         def commit(g: Goroutine[Any]) -> None:
-            turn.queue.append(g)
-            self.serve_turn(turn, writing)
+            queue.append(g)
+            self.turns = True
+            self.serve_turns()
 
         yield commit
 
-    def serve_turn(self, turn: Turn, writing: bool) -> None:
+    def serve_turns(self) -> None:
+        """A token may be free while somebody waits for it, or for closing."""
+        if self.queues is not None:
+            readers, writers = self.queues
+            self.serve(readers, self.take_read, self.put_read)
+            if not self.closed:
+                self.serve(writers, self.take_write, self.put_write)
+        if self.closed:
+            self.finish_close()
+
+    @staticmethod
+    def serve(queue: deque[Goroutine[Any]], take: Any, put: Any) -> None:
         """Give the token, if it is free, to the first that waits."""
-        take = self.take_write if writing else self.take_read
-        while turn.queue and take(self.key, None) is not None:
+        while queue:
             try:
-                g = turn.queue.popleft()
+                take()
             except IndexError:
-                (self.write_free if writing else self.read_free)[self.key] = True
-                continue
-            ready(g)
-            return
+                return  # whoever holds it serves the queue when putting it back
+            try:
+                g = queue.popleft()
+            except IndexError:
+                put(True)
+            else:
+                ready(g)
+                return
 
     # -- closing --------------------------------------------------------------------------
 
-    def end_write(self) -> None:
-        """Put the write token back; the rest of release for those who must look."""
-        self.write_free[self.key] = True
-        turn = self.write_turn
-        if turn is not None:
-            self.serve_turn(turn, True)
-        if self.closed:
-            self.finish_close()
+    def start_close(self) -> bool:
+        """False if it is closed already. Else the fd is given back as soon as nobody writes."""
+        with _queue_lock:
+            if self.closed:
+                return False
+            self.closed = True
+        self.turns = True
+        self.news = True
+        return True
 
     def finish_close(self) -> None:
         """Give the fd back if nobody writes; a writer calls this again when it is done.
 
-        ``closed`` is set before the token is tried here; a writer puts its token back
-        before it looks at ``closed``: one of the two gets here with the token free, and the
-        token lets one of them through. It is never put back.
+        ``closed`` and ``turns`` are set before the token is tried here; a writer puts its
+        token back before it looks at ``turns``: one of the two gets here with the token
+        free, and the token lets one of them through. It is never put back.
         """
-        if self.take_write(self.key, None) is None:
+        try:
+            self.take_write()
+        except IndexError:
             return
-        turn = self.write_turn
-        if turn is not None:  # those who wait to write find the desc closed
-            while turn.queue:
+        if self.queues is not None:  # those who wait to write find the desc closed
+            writers = self.queues[True]
+            while writers:
                 try:
-                    ready(turn.queue.popleft())
+                    ready(writers.popleft())
                 except IndexError:
                     break
         self.wake_reader()

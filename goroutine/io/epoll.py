@@ -1,7 +1,7 @@
 """The epoll poller: the same interface where io_uring is refused, and for comparison.
 
 Connections are registered once, edge-triggered, for both directions; an edge that finds no
-parked reader is remembered in the desc (``edge``), and readers call read(2) themselves. A
+parked reader is remembered in the desc (``news``), and readers call read(2) themselves. A
 short read means the socket is drained: the next read parks without trying, unless an edge
 came in between. Single waits (`Wait`) are registered one-shot and level-triggered.
 """
@@ -34,10 +34,6 @@ class EpollPoller:
 
     def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
         self.readers: dict[int, PollDesc] = {}
-        self.read_free: dict[int, bool] = {}
-        self.write_free: dict[int, bool] = {}
-        self.take_read = self.read_free.pop
-        self.take_write = self.write_free.pop
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
         self.ready = ready
@@ -125,7 +121,6 @@ class EpollPoller:
     def detach(self, desc: PollDesc) -> None:
         """Close the fd; the kernel takes it out of both epolls."""
         self.descs.pop(desc.fd, None)
-        self.read_free.pop(desc.key, None)
         queue = self.waits.pop(desc.fd, None)
         close_fd(desc.fd)
         for wait in queue or ():
@@ -163,12 +158,13 @@ class EpollPoller:
             for fd, mask in events:
                 desc = descs.get(fd)
                 if desc is not None:
-                    if mask & HUNG_UP:
-                        desc.hup = True
-                    desc.edge = True
                     if desc.accepting:
                         desc.accept_all()  # type: ignore[attr-defined]
                         continue
+                    if mask & HUNG_UP:
+                        desc.hup = True
+                    # News first, then the look for a reader: desc.py.
+                    desc.news = True
                     if take_reader(desc.key, None) is not None:
                         desc.data = None
                         append(desc.g)

@@ -54,11 +54,7 @@ class Poller(Protocol):
     """Whether readers call read(2) themselves, on readiness."""
 
     readers: dict[int, Any]
-    read_free: dict[int, bool]
-    write_free: dict[int, bool]
-    take_read: Callable[[int, None], bool | None]
-    take_write: Callable[[int, None], bool | None]
-    """Parked readers and the tokens of all PollDescs polled here: desc.py."""
+    """Parked readers of all PollDescs polled here: desc.py."""
 
     keys: Iterator[int]
     """Names for what is made on this machine; unique over all machines. Owner only."""

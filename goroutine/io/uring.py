@@ -46,12 +46,8 @@ class UringPoller:
     direct = False  # data comes with the completion; readers don't call read(2)
 
     def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
-        # Readers that are parked; the tokens (desc.py); all that is attached; the waits.
+        # Readers that are parked; all that is attached; the waits.
         self.readers: dict[int, PollDesc] = {}
-        self.read_free: dict[int, bool] = {}
-        self.write_free: dict[int, bool] = {}
-        self.take_read = self.read_free.pop
-        self.take_write = self.write_free.pop
         self.descs: dict[int, PollDesc] = {}
         self.waits: dict[int, Wait] = {}
         # Unique over all machines: a connection may be made on one and polled by another.
@@ -124,6 +120,7 @@ class UringPoller:
     def pause(self, desc: PollDesc) -> None:
         """Stop receiving: more lies unread than a connection may hold."""
         desc.paused = True
+        desc.news = True
         self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=desc.key, user_data=0)
 
     def resume(self, desc: PollDesc) -> None:
@@ -141,7 +138,6 @@ class UringPoller:
         key = desc.key
         if self.descs.pop(key, None) is not None and desc.armed:
             self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
-        self.read_free.pop(key, None)
         self.fds_to_close.append(desc.fd)
 
     def arm_wake(self) -> None:
@@ -273,6 +269,7 @@ class UringPoller:
             return 0
         chunks = desc.chunks
         chunks.append(data)
+        desc.news = True
         if self.readers.pop(key, None) is not None:  # it parked meanwhile: it looks again
             desc.data = None
             self.ready(desc.g)
@@ -328,6 +325,7 @@ class UringPoller:
             desc.eof = True
         else:
             desc.error = -res
+        desc.news = True
         if self.readers.pop(key, None) is not None:
             desc.data = None
             self.ready(desc.g)

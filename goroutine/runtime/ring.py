@@ -26,16 +26,18 @@ what was read.  A CAS that succeeds proves the copy good:
 * No ABA.  Head never returns to an old value.  If it is h at the CAS, it was h all the time since
   it was read.
 * While head is h, nobody overwrites a position >= h.  The owner fills position p only if
-  p < clean + SIZE, so what it overwrites lies below clean, and clean <= head.  It makes clean
-  larger only up to a value that it read from head.
+  p < clean + SIZE, so what it overwrites lies below clean, and clean <= head: the owner makes
+  clean larger only up to a head it has read or set.  (A head read too early makes the ring look
+  fuller than it is, nothing worse.)
 * So a thief that was descheduled between its copy and its CAS for however long either finds head
   where it was, and the slots it copied were untouched; or its CAS fails, and it throws the copy
   away.  Until then the copy keeps the goroutines in it alive, nothing else.
 * The owner clears the slots that were taken: positions below head.  A thief that copied before
   has the goroutines and one that copied after has Nones, but either had read a head that is no
   longer there, and its CAS fails.  A thief that reads the new head doesn't look at those slots.
-* Head is read before tail, and tail only grows, so the difference never is too small.  If it is
-  larger than SIZE, head was stale: read again.  If it's stale and plausible, the CAS fails.
+* Head is read before tail, and both only grow, so the difference never is too small.  If it is
+  larger than SIZE, head was stale: read again.  If it's stale and plausible, the CAS fails.  (A
+  machine that swaps the two loads may find too few, and leaves some for the next time.)
 
 A failed CAS means that somebody else took something, so retrying is lock-free.  Not wait-free,
 and the interpreter's own lock in the list is held for the length of a slice operation.
