@@ -40,7 +40,9 @@ what was read.  A CAS that succeeds proves the copy good:
   machine that swaps the two loads may find too few, and leaves some for the next time.)
 
 A failed CAS means that somebody else took something, so retrying is lock-free.  Not wait-free,
-and the interpreter's own lock in the list is held for the length of a slice operation.
+and the interpreter's own lock in the list is held for the length of a slice operation.  (That lock
+is also why it costs nothing that the list's reference count is shared: both lie on one cache line.
+An immortal list was no faster, with thieves or without.)
 
 Order of memory
 ---------------
@@ -123,7 +125,7 @@ class Ring[T]:
     def owner(self) -> Owner[T]:
         """Binds the calling thread as the owner; the functions of an owner before it are void.
 
-        Ownership is handed over by a lock or the like; the ring itself doesn't order one owner's
+        Hand ownership over by a lock or the like: the ring itself doesn't order one owner's
         accesses with the next one's.
         """
         # Only these are shared by the functions below as variables of this one, which are cells

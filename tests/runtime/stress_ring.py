@@ -47,7 +47,7 @@ def stress(
     """
     if ring is None:
         ring = Ring()
-    patient = not getattr(sys, "_is_gil_enabled", lambda: True)()
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     deadline = time.monotonic() + patience
     seen: list[list[int]] = [[] for _ in range(thieves + 1)]
     failures: list[BaseException] = []
@@ -90,8 +90,8 @@ def stress(
             if gs:
                 mine.extend([g.number for g in gs])
                 gs = []
-            elif not patient:
-                time.sleep(0)  # with a GIL, somebody else should have it
+            elif gil:
+                time.sleep(0)  # somebody else should have it
 
     def run(body: Callable[..., None], *arguments: Any) -> None:
         try:
