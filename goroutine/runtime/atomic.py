@@ -23,7 +23,7 @@ made by                             ns      call
 ``raw("compare_and_swap")``            270  ``(*refs) -> int``, operands set beforehand
 ==================================  ======  ==========================================
 
-(3.13.5t on a virtual machine of two cores; another day the same took two thirds of that.)
+(3.13.15t on a virtual machine of two cores; 3.13.5t took two thirds of that on a quieter day.)
 
 Memory order
 ------------
