@@ -23,7 +23,7 @@ made by                             ns      call
 ``raw("compare_and_swap")``            270  ``(*refs) -> int``, operands set beforehand
 ==================================  ======  ==========================================
 
-(3.13.15t on a virtual machine of two cores; 3.13.5t took two thirds of that on a quieter day.)
+(3.13.15t on a virtual machine of two cores; earlier figures, from 3.13.5t, were a third lower.)
 
 Memory order
 ------------
