@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .goroutine import Goroutine
+from .goroutine import Goroutine, close_steps
 from .shared import machine_or_none
 
 __all__ = ["InContext"]
@@ -31,7 +31,7 @@ class InContext:
         return self._enter(self._it.throw, failure)
 
     def close(self) -> None:
-        self._enter(self._it.close)
+        self._enter(close_steps, self._it)
 
     def _enter(self, call: Callable[..., Any], *args: Any) -> Any:
         context = self._g.context

@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
+from inspect import GEN_CREATED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from contextvars import Context
 
-__all__ = ["Commit", "Goroutine", "Steps", "describe"]
+__all__ = ["Commit", "Goroutine", "Steps", "close_steps", "describe"]
 
 T = TypeVar("T")
 
@@ -149,6 +150,20 @@ def _wake_all(waiting: list[Goroutine[Any]]) -> None:
 
     for g in waiting:
         ready(g)
+
+
+def close_steps(it: Any) -> None:
+    """Close steps that nobody runs any more.
+
+    Closing a generator that was never begun leaves the coroutine alone that it was to run:
+    that one is closed here, else Python warns that it was never awaited.
+    """
+    frame = getattr(it, "gi_frame", None)
+    if frame is not None and getgeneratorstate(it) == GEN_CREATED:
+        steps = frame.f_locals.get("steps")
+        if steps is not None:
+            steps.close()
+    it.close()
 
 
 def describe(fn: Any) -> str:

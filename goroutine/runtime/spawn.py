@@ -7,11 +7,12 @@ import types
 from _thread import get_ident
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
+from functools import partial
 from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from typing import Any, TypeVar
 
 from .context import InContext
-from .goroutine import Goroutine
+from .goroutine import Goroutine, close_steps
 from .idle import wakep
 from .shared import current, idle, machines, shared_dict
 
@@ -67,6 +68,8 @@ def _returns_none(code: Any) -> bool:
                 return False
         elif name == "RETURN_VALUE":
             if previous is None or previous.opname != "LOAD_CONST" or previous.argval is not None:
+                return False
+            if instruction.is_jump_target:  # `return x or None` comes here with x, too
                 return False
         previous = instruction
     return True
@@ -150,7 +153,7 @@ def foreign(g: Goroutine[T], fn: Any) -> Goroutine[T]:
 
     runtime = running()
     if runtime is None or runtime.outcome is not None:
-        g.it.close()
+        close_steps(g.it)
         raise RuntimeError("no goroutine runtime is running: call go() below goroutine.start(main)")
     g.fn = fn
     g.joiners = None
@@ -179,7 +182,7 @@ def _uncommon(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
     if not callable(fn):
         raise TypeError(f"go() takes a function or a coroutine, not {type(fn).__name__}")
     wrapped = fn
-    while hasattr(wrapped, "func"):  # functools.partial
+    while isinstance(wrapped, partial):
         wrapped = wrapped.func
     call = wrapped if hasattr(wrapped, "__code__") else getattr(type(wrapped), "__call__", None)
     code = getattr(call, "__code__", None)
