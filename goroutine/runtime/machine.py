@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .context import InContext
-from .goroutine import Commit, Goroutine
+from .goroutine import Commit, Goroutine, close_steps
 from .idle import may_spin, wakep
 from .processor import Processor, Stealer
 from .shared import flags, idle, spinning
@@ -119,7 +119,10 @@ class Machine:
                 self.p.batch.append(g)
             else:
                 self.context = base
-                commit(g)
+                try:
+                    commit(g)
+                except BaseException as failure:
+                    self.escaped(g, failure)
 
     def loop(self) -> tuple[Goroutine[Any], Commit | None] | None:
         """Passes, until the run is over (None) or a step has dirtied the base context."""
@@ -309,7 +312,7 @@ class Machine:
         if frame is not None and frame.tb_next is None and g.it is not None:
             # It did not come out of g's frames but from calling what g yielded: g awaited
             # an object of another library. Tell g, where it awaits.
-            g.it = _throwing(g.it)
+            g.it = _Throwing(g, g.it)
             self.p.batch.append(g)
             return
         g.it = None
@@ -340,17 +343,29 @@ def _FINISHED(g: Goroutine[Any]) -> None:
     """Marks, in the result of loop(), a goroutine that has ended."""
 
 
-def _throwing(it: Any) -> Any:
-    """Steps of ``it``, whose await of a foreign object is answered with an error."""
-    try:
-        first = it.throw(
+class _Throwing:
+    """Steps of a goroutine whose await of a foreign object is answered with an error."""
+
+    __slots__ = ("_g", "_it")
+
+    def __init__(self, g: Goroutine[Any], it: Any) -> None:
+        self._g = g
+        self._it = it
+
+    def __iter__(self) -> _Throwing:
+        return self
+
+    def __next__(self) -> Any:
+        self._g.it = self._it  # this once only
+        return self._it.throw(
             RuntimeError(
                 "a goroutine awaited an object that goroutine doesn't know"
                 " (asyncio awaitables belong on asyncio's own loop)"
             )
         )
-    except StopIteration as stop:
-        return stop.value
-    yield first
-    return (yield from it)
 
+    def throw(self, failure: BaseException) -> Any:
+        return self._it.throw(failure)
+
+    def close(self) -> None:
+        close_steps(self._it)

@@ -20,7 +20,7 @@ from .collector import Collector
 from .context import InContext
 from .gate import Gate
 from .globalq import GlobalQueue
-from .goroutine import Goroutine
+from .goroutine import Goroutine, close_steps
 from .idle import wakep
 from .machine import GoExit, Machine
 from .offload import Pool
@@ -132,7 +132,11 @@ class Runtime:
             spinning.pop(number, None)
             machines.pop(ident, None)
             self.left.release()
-            self.farewell.wait()  # goroutines are being closed: they may close connections
+            while not self.farewell.is_set():
+                try:
+                    self.farewell.wait()  # goroutines are being closed: they may close connections
+                except KeyboardInterrupt:
+                    pass  # meant for a step that this machine has left meanwhile
             m.drain_inbox()
             m.poller.close()
 
@@ -226,9 +230,11 @@ class Runtime:
             machines.pop(ident, None)
 
     def close_one(self, g: Goroutine[Any], it: Any) -> None:
-        self.machines[0].g = g
+        # Not g: what must wait in a finally block then fails, where it would yield a commit
+        # that nobody calls, and so leave a channel locked for those closed after it.
+        self.machines[0].g = None
         try:
-            it.close()
+            close_steps(it)
         except BaseException as failure:
             if isinstance(failure, RuntimeError) and "ignored GeneratorExit" in str(failure):
                 panic.print_report(
@@ -239,8 +245,6 @@ class Runtime:
                 panic.print_report(
                     f"while closing goroutine {g.id}:\n{panic.report(g, failure)}"
                 )
-        finally:
-            self.machines[0].g = None
 
 
 @types.coroutine

@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .idle import wakep
-from .shared import flags, idle
+from .shared import flags, idle, machines
 
 if TYPE_CHECKING:
     from .scheduler import Runtime
@@ -94,7 +94,7 @@ def interrupt(runtime: Runtime) -> None:
     inside a step of the user's code.
     """
     for thread in runtime.threads:
-        if thread.is_alive() and thread.ident is not None:
+        if thread.is_alive() and thread.ident in machines:  # else it has left its loop
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
             )
