@@ -49,7 +49,7 @@ class _Call:
         except BaseException as failure:
             self.failure = failure
         g, self.g = self.g, None
-        ready(g)
+        self.pool.finished(g)
 
 
 class Pool:
@@ -90,8 +90,14 @@ class Pool:
         except IndexError:
             return
         call.run()
+
+    def finished(self, g: Goroutine[Any]) -> None:
+        """Wake the goroutine of a finished call, unless the run has ended meanwhile: then
+        it has been closed, and to make it ready would put it into the next run."""
         with self.condition:
             self.pending -= 1
+            if not self.ended:
+                ready(g)
 
     def work(self) -> None:
         while True:
@@ -107,8 +113,6 @@ class Pool:
                 call = self.calls.popleft()
             call.run()
             del call
-            with self.condition:
-                self.pending -= 1
 
     def leave(self) -> None:
         self.threads.discard(threading.current_thread())
