@@ -27,6 +27,8 @@ __all__ = ["Chan", "chan"]
 
 T = TypeVar("T")
 
+_NOWHERE = "not in a goroutine, or in one that is being closed: nobody can wait here"
+
 
 class Chan(Generic[T]):
     """A channel, made by `chan`. Values pass in the order they were sent, each to one receiver."""
@@ -94,13 +96,17 @@ class Chan(Generic[T]):
         try:
             g = current().g  # type: ignore[assignment]
             if g is None:
-                raise RuntimeError("not in a goroutine")
+                raise RuntimeError(_NOWHERE)
         except BaseException:
             self._lock.release()
             raise
         g.value = value
         self._sendq.append(g)
-        yield self._release
+        try:
+            yield self._release
+        except GeneratorExit:
+            self._forget()
+            raise
         g.value = None
         if not g.ok:
             raise ChanClosed("send on closed channel")
@@ -117,7 +123,11 @@ class Chan(Generic[T]):
             value, ok = self._take()
         else:
             g = self._queue_receiver()
-            yield self._release
+            try:
+                yield self._release
+            except GeneratorExit:
+                self._forget()
+                raise
             value, ok = g.value, g.ok
             g.value = None
         if not ok:
@@ -134,7 +144,11 @@ class Chan(Generic[T]):
         if self._buffer or self._sendq or self._closed:
             return self._take()
         g = self._queue_receiver()
-        yield self._release
+        try:
+            yield self._release
+        except GeneratorExit:
+            self._forget()
+            raise
         value, ok = g.value, g.ok
         g.value = None
         return value, ok
@@ -144,12 +158,19 @@ class Chan(Generic[T]):
         try:
             g = current().g
             if g is None:
-                raise RuntimeError("not in a goroutine")
+                raise RuntimeError(_NOWHERE)
         except BaseException:
             self._lock.release()
             raise
         self._recvq.append(g)
         return g
+
+    def _forget(self) -> None:
+        """The run has ended and its goroutines are being closed, all that wait here too. The
+        channel may live on in a next run, which must not find them."""
+        with self._lock:
+            self._recvq.clear()
+            self._sendq.clear()
 
     def _take(self) -> tuple[Any, bool]:
         """Receive without waiting: the caller holds the lock and saw that it is possible.
