@@ -402,6 +402,9 @@ class Listener(PollDesc):
 
     @types.coroutine
     def _accept_fd(self) -> Generator[Commit, None, int]:
+        g = current().g
+        if g is None:
+            raise RuntimeError("not in a goroutine, or in one that is being closed")
         self._lock.acquire()
         if self.chunks:
             fd: int = self.chunks.pop(0)
@@ -410,8 +413,6 @@ class Listener(PollDesc):
         if self.closed:
             self._lock.release()
             raise ConnClosed(errno.EBADF, CLOSED)
-        g = current().g
-        assert g is not None
         self._waiting.append(g)
         yield self._lock.__exit__  # released after the frame has stopped: see channel.py
         fd = g.value
