@@ -182,15 +182,25 @@ class Conn(PollDesc):
         """
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
+        n = 0
+        if self.free_write:
+            # One machine only: nobody comes between this look at the token and the write.
+            try:
+                n = os_write(self.fd, data)
+            except BlockingIOError:
+                pass
+            if n == len(data):
+                return n
         try:
             self.take_write()
         except IndexError:
             yield from self.wait_to_write()
         try:
-            try:
-                n = os_write(self.fd, data)
-            except BlockingIOError:
-                n = 0
+            if not n:
+                try:
+                    n = os_write(self.fd, data)
+                except BlockingIOError:
+                    pass
             if n != len(data):
                 yield from self.write_rest(data, n)
         finally:
@@ -380,7 +390,7 @@ class Listener(PollDesc):
             if self.home.poller.direct:
                 self.accept_all()
             else:
-                self.home.poller.resume(self)
+                self.at_home(self.home.poller.resume)
 
     def accept_all(self) -> None:
         """The epoll way: until there are no more."""

@@ -34,7 +34,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.goroutine import Commit, Goroutine
@@ -63,6 +63,7 @@ class PollDesc:
         "eof",
         "error",
         "fd",
+        "free_write",
         "g",
         "home",
         "hup",
@@ -106,6 +107,8 @@ class PollDesc:
         self.take_read, self.put_read = token.pop, token.append
         token = [True]
         self.take_write, self.put_write = token.pop, token.append
+        # With one machine a look at the token is as good as taking it, up to the next yield.
+        self.free_write: Sequence[bool] = token if home.runtime.count == 1 else ()
         self.turns = False  # somebody waits for a token, or wants to close
         # Who waits to read, who waits to write; made when the first one does.
         self.queues: tuple[deque[Goroutine[Any]], deque[Goroutine[Any]]] | None = None

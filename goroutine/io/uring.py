@@ -237,7 +237,11 @@ class UringPoller:
                     start = bid << BUFFER_SHIFT
                     desc = take_reader(key, None)
                     if desc is not None:
-                        desc.data = memory[start : start + res]
+                        if desc.news:  # older data is left: behind that, and look again
+                            desc.chunks.append(memory[start : start + res])
+                            desc.data = None
+                        else:
+                            desc.data = memory[start : start + res]
                         append(desc.g)
                         made += 1
                     else:
@@ -301,13 +305,7 @@ class UringPoller:
         made = 0
         if res > 0:
             # The last of its multishot (the kernel ends one now and then), or more is queued.
-            waiting = self.readers.pop(key, None)
-            if waiting is not None:
-                desc.data = data
-                self.ready(desc.g)
-                made = 1
-            else:
-                made = self.leave(key, data)
+            made = self.leave(key, data)
             if not more and not desc.paused:
                 self.rearm.append(desc)
             return made

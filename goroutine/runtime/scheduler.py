@@ -77,14 +77,12 @@ class Runtime:
         """Have every machine leave its loop at its next look at the flag.
 
         The store comes before the look at ``idle``, as in every submission: a machine about
-        to sleep announces itself and then reads the flag.
+        to sleep announces itself and then reads the flag. All are woken, not only those in
+        ``idle``: a signal handler may have raised after taking one out and before waking it.
         """
         flags["stop"] = True
-        while True:
-            try:
-                _, m = idle.popitem()
-            except KeyError:
-                return
+        idle.clear()
+        for m in self.machines:
             m.wake()
 
     def panicked(self, g: Goroutine[Any], failure: BaseException) -> None:
@@ -181,6 +179,7 @@ class Runtime:
             self.collector.end()
         assert self.outcome is not None
         value, failure = self.outcome
+        self.outcome = None, None  # this object has cycles: it must keep neither of them
         if failure is not None:
             try:
                 raise failure

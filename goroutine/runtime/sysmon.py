@@ -3,7 +3,8 @@
 It is needed for what a machine cannot do while it is inside one long step: let another
 machine have the work that piled up behind it. Every PERIOD it compares each machine's pass
 counter and running goroutine with those of the time before; one that stands still while
-work waits and others sleep gets a thief sent. When nothing has moved for a while, all
+work waits and others sleep gets a thief sent. Timers that a machine is late for are fired
+from here. When nothing has moved for a while, all
 being asleep, sysmon sleeps too, without a timeout; it is called again by the end of the
 run, and by the first machine to see ``flags["sysmon"]`` unset.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .idle import wakep
@@ -80,10 +82,14 @@ class Sysmon:
             seen[number] = now
             if not stuck or number not in idle:
                 moved = True
-            if stuck and running is not None and number not in idle and idle:
-                p = m.p
-                if p.runnext or p.length():
-                    wakep()
+            if number in idle:
+                continue
+            p = m.p
+            if stuck and running is not None and idle and (p.runnext or p.length()):
+                wakep()
+            when = p.timers.next_when()
+            if when is not None and when <= monotonic() - PERIOD:
+                p.timers.run_due()  # it is in a long step, or in a pass of many
         return moved
 
 

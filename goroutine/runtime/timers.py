@@ -18,7 +18,10 @@ __all__ = ["Timer", "TimerHeap"]
 
 
 class Timer:
-    """One entry: at ``when`` call ``fire(arg)`` on a machine, outside every lock and frame."""
+    """One entry: at ``when`` call ``fire(arg)``, outside every lock and frame.
+
+    On its own machine; while that one is inside a long step, on sysmon's thread.
+    """
 
     __slots__ = ("arg", "fire", "heap", "when")
 
