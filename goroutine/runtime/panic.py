@@ -8,9 +8,10 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from ..errors import Deadlock, GoroutinePanic
 from .goroutine import Goroutine
 
-__all__ = ["clean", "report"]
+__all__ = ["clean", "exit_with_2", "print_report", "report", "title"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -23,11 +24,19 @@ def clean(failure: BaseException) -> TracebackType | None:
     return tb
 
 
+def title(failure: BaseException) -> str:
+    """Kind and text of a failure, whose ``__str__`` may fail, too."""
+    kind = type(failure).__qualname__
+    try:
+        text = str(failure)
+    except Exception:
+        text = "<exception str() failed>"  # as in Python's own tracebacks
+    return f"{kind}: {text}" if text else kind
+
+
 def report(g: Goroutine[Any], failure: BaseException) -> str:
     """The text a panic prints on stderr."""
-    text = str(failure)
-    kind = type(failure).__qualname__
-    lines = [f"panic: {kind}: {text}" if text else f"panic: {kind}", ""]
+    lines = [f"panic: {title(failure)}", ""]
     lines.append(f"goroutine {g.id} [running]:")
     tb = clean(failure)
     lines.append("".join(traceback.format_exception(type(failure), failure, tb)).rstrip())
@@ -42,3 +51,29 @@ def print_report(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass
+
+
+_hooked = False
+
+
+def exit_with_2() -> None:
+    """From here on an uncaught `GoroutinePanic` or `Deadlock` ends the process with status 2.
+
+    That is what sys.excepthook gets to see and nobody else; it may raise SystemExit. What
+    happened has been reported by then and isn't printed again, but a hook that the program
+    had installed is called as ever.
+    """
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], failure: BaseException, tb: TracebackType | None) -> None:
+        ours = issubclass(kind, (GoroutinePanic, Deadlock))
+        if not ours or before is not sys.__excepthook__:
+            before(kind, failure, tb)
+        if ours:
+            raise SystemExit(2)
+
+    sys.excepthook = hook

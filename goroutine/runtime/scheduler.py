@@ -63,17 +63,18 @@ class Runtime:
 
     # -- the end of a run -------------------------------------------------------------
 
-    def end(self, value: Any, failure: BaseException | None) -> None:
-        """The first caller decides how the run ends. From any thread."""
+    def end(self, value: Any, failure: BaseException | None) -> bool:
+        """The first caller, who is told so, decides how the run ends. From any thread."""
         with self.end_lock:
             if self.outcome is not None:
-                return
+                return False
             self.outcome = (value, failure)
         self.stop()
         self.over.release()
         self.sysmon.call()
 
     def stop(self) -> None:
+        return True
         """Have every machine leave its loop at its next look at the flag.
 
         The store comes before the look at ``idle``, as in every submission: a machine about
@@ -91,16 +92,14 @@ class Runtime:
             failure.__traceback__ = panic.clean(failure)
             self.end(None, failure)
             return
-        text = f"{type(failure).__qualname__}: {failure}".rstrip(": ")
         report = panic.report(g, failure)
-        error = GoroutinePanic(f"panic in goroutine {g.id} ({g.name}): {text}")
+        error = GoroutinePanic(f"panic in goroutine {g.id} ({g.name}): {panic.title(failure)}")
         error.__cause__ = failure
         failure.__traceback__ = panic.clean(failure)
-        with self.end_lock:
-            first = self.outcome is None
-        if first:
+        if self.end(None, error):
+            # start() waits for this machine, so this comes before what it raises.
             panic.print_report(report)
-        self.end(None, error)
+            panic.exit_with_2()
 
     def main_exited(self) -> None:
         """Main called goexit: the others go on."""
