@@ -15,7 +15,6 @@ import threading
 import types
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from itertools import cycle
 from os import write as os_write
 from time import monotonic
 from types import TracebackType
@@ -340,13 +339,13 @@ def new_conn(fd: int, home: Machine) -> Conn:
 class Listener(PollDesc):
     """Accepts connections. ``async with`` closes it; ``async for conn in listener`` accepts.
 
-    One machine accepts; connections are given to all machines in turn, which balances
-    exactly (the kernel's own split of SO_REUSEPORT is random: perf/NOTES.md).
+    One machine accepts; the connections are spread over all (runtime.placement), which
+    balances exactly: the kernel's own split of SO_REUSEPORT is random (perf/NOTES.md).
     """
 
     accepting = True
 
-    __slots__ = ("_delay", "_lock", "_order", "_waiting", "address")
+    __slots__ = ("_delay", "_lock", "_waiting", "address")
 
     def __init__(self, fd: int, home: Machine, key: int, address: str) -> None:
         super().__init__(fd, home, key)
@@ -355,7 +354,6 @@ class Listener(PollDesc):
         self._lock = threading.Lock()
         self._waiting: deque[Goroutine[Any]] = deque()
         self._delay = 0.0
-        self._order = cycle(home.runtime.machines)
 
     # -- from the poller, on the home machine -----------------------------------------------
 
@@ -437,7 +435,7 @@ class Listener(PollDesc):
         Cancel safety: a cancelled accept has accepted nothing. Go: Listener.Accept.
         """
         fd = await self._accept_fd()
-        return new_conn(fd, next(self._order))
+        return new_conn(fd, self.home.runtime.placement.take())
 
     async def serve(self, handler: Callable[[Conn], Awaitable[object]]) -> None:
         """Call ``handler(conn)`` in a goroutine of its own for every connection.
@@ -451,7 +449,7 @@ class Listener(PollDesc):
                 fd = await self._accept_fd()
             except ConnClosed:
                 return
-            m = next(self._order)
+            m = self.home.runtime.placement.take()
             if m is current():
                 _begin(fd, m, handler)
             else:
@@ -524,6 +522,7 @@ class _Handler(Goroutine[Any]):
 def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) -> None:
     """On machine m: make the connection and its goroutine, here where both will live."""
     if flags["stop"]:
+        m.runtime.placement.give_back(m)
         close_fd(fd)
         return
     conn = new_conn(fd, m)
@@ -573,6 +572,7 @@ async def listen(network: str, address: Address) -> Listener:
     except OSError as failure:
         raise OSError(failure.errno, f"listen {network} {address}: {failure.strerror}") from None
     m = current()
+    m.runtime.placement.count(m)
     listener = Listener(s.detach(), m, next(m.poller.keys), name)
     m.poller.attach(listener)
     return listener
@@ -607,6 +607,7 @@ async def _connect(family: int, where: Any) -> Conn:
         if code:
             raise OSError(code, os.strerror(code))
         m = current()
+        m.runtime.placement.count(m)
         return new_conn(s.detach(), m)
     except BaseException:
         s.close()

@@ -220,6 +220,7 @@ class PollDesc:
                 except IndexError:
                     break
         self.wake_reader()
+        self.home.runtime.placement.give_back(self.home)
         self.at_home(self.home.poller.detach)
 
     def __repr__(self) -> str:

@@ -41,6 +41,11 @@ INHERIT = 16
 """How often in a row runnext may go before the queue: a ping-pong pair cannot starve it.
 (Go bounds this by a 10 ms time slice; reading the clock each step would cost more.)"""
 
+BACKLOG = 200e-6
+"""Seconds of waiting work (by the measure of the last passes) for which a sleeper is woken."""
+
+_OWN, _SHARED = "own", "shared"  # what spin() found
+
 SPIN_MOST = 200
 """The most empty looks at the poller before a machine goes to sleep."""
 
@@ -135,6 +140,7 @@ class Machine:
         yielded = p.yielded
         give_way = yielded.append
         inherited = 0
+        began, steps, per_step = 0.0, 1, 0.0  # of the last pass, while others sleep
 
         while True:
             self.tick += 1
@@ -150,8 +156,19 @@ class Machine:
             if flags["runq"]:
                 batch.extend(globalq.take(1) if batch else globalq.share(count))
             poll(0)
+            if began:
+                # Down at once, up slowly: one pass that was preempted says nothing.
+                per_step = min((monotonic() - began) / steps, 1.25 * per_step + 1e-7)
+                began = 0.0
             if not rotate() and not runnext and not self.find_runnable():
                 continue
+            if idle and count > 1:
+                # What poll delivers wakes nobody: light steps are done before a sleeper is
+                # awake. If those that wait here will take longer than that, one is woken.
+                steps = min(len(batch), SLICE) or 1
+                if steps > 1 and steps * per_step > BACKLOG:
+                    wakep()
+                began = monotonic()
 
             for _ in repeat(None, SLICE):
                 # -- next
@@ -214,7 +231,10 @@ class Machine:
                 # Out of ``spinning`` before the last look (in sleep): idle.py.
                 spinning.pop(self.id, None)
             if found:
-                wakep()  # the baton: if this was the last one looking, another one looks
+                # The baton: while we were looking nobody was woken. If there may be more than
+                # we take, another one has to look. (Not for our own I/O: that woke us alone.)
+                if found is _SHARED or flags["runq"] or self.others_have_work():
+                    wakep()
                 return True
         elif not self.spins:
             self.unused_spins += 1
@@ -261,22 +281,27 @@ class Machine:
         tick = victim.tick
         return all(victim.g is running and victim.tick == tick for _ in repeat(None, 100))
 
-    def spin(self) -> bool:
-        """Look around without sleeping; learn whether that pays."""
-        poll, inbox = self.poller.poll, self.inbox
+    def spin(self) -> str:
+        """Look around without sleeping; learn whether that pays. What was found, or ""."""
+        poll, inbox, stealers = self.poller.poll, self.inbox, self.stealers
         batch, runnext = self.p.batch, self.p.runnext
         budget = self.spins
-        for _ in repeat(None, budget):
+        found = ""
+        for i in range(budget):
             # (What poll delivers by way of ready(), as a listener does, is in runnext.)
             if poll(0) or batch or runnext or inbox or flags["stop"]:
-                self.spins = min(2 * budget, SPIN_MOST)
-                return True
-            if flags["runq"] or (self.stealers and self.steal()):
-                self.take_shared()
-                self.spins = min(2 * budget, SPIN_MOST)
-                return True
-        self.spins = budget // 2
-        return False
+                found = _OWN
+                break
+            if flags["runq"] or (stealers and not i & 7):
+                if self.take_shared():
+                    found = _SHARED
+                    break
+        self.spins = min(2 * budget, SPIN_MOST) if found else budget // 2
+        return found
+
+    def others_have_work(self) -> bool:
+        """Whether some other machine has more than it runs."""
+        return any(other.p.batch or other.p.watch_ring() for _, other in self.stealers)
 
     def sleep(self) -> bool:
         """Announce, look again everywhere, block in the poller. Go: the end of findRunnable."""

@@ -24,6 +24,7 @@ from .goroutine import Goroutine, close_steps
 from .idle import wakep
 from .machine import GoExit, Machine
 from .offload import Pool
+from .placement import Placement
 from .processor import Processor
 from .settings import check_gil, machine_count_of
 from .shared import flags, idle, machines, spinning
@@ -44,6 +45,7 @@ class Runtime:
         self.io = io
         self.globalq = GlobalQueue()
         self.machines: list[Machine] = []
+        self.placement = Placement(self.machines)
         self.threads: list[threading.Thread] = []
         # Goroutines started by threads that are no machine, and their ids.
         self.foreign: set[Goroutine[Any]] = set()
@@ -72,9 +74,9 @@ class Runtime:
         self.stop()
         self.over.release()
         self.sysmon.call()
+        return True
 
     def stop(self) -> None:
-        return True
         """Have every machine leave its loop at its next look at the flag.
 
         The store comes before the look at ``idle``, as in every submission: a machine about
