@@ -5,8 +5,8 @@ from .errors import (
     Canceled,
     ChanClosed,
     ConnClosed,
-    Deadlock,
     DeadlineExceeded,
+    Deadlock,
     GoroutineError,
     GoroutinePanic,
 )

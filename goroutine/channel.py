@@ -16,7 +16,7 @@ import threading
 import types
 from collections import deque
 from collections.abc import AsyncIterator, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import ChanClosed
 from .runtime.goroutine import Commit, Goroutine
@@ -30,7 +30,7 @@ T = TypeVar("T")
 _NOWHERE = "not in a goroutine, or in one that is being closed: nobody can wait here"
 
 
-class Chan(Generic[T]):
+class Chan[T]:
     """A channel, made by `chan`. Values pass in the order they were sent, each to one receiver."""
 
     __slots__ = ("_acquire", "_buffer", "_closed", "_lock", "_recvq", "_release", "_sendq", "_size")
@@ -48,7 +48,8 @@ class Chan(Generic[T]):
         self._closed = False
         self._lock = threading.Lock()
         self._acquire = self._lock.acquire
-        self._release = self._lock.__exit__  # takes (and ignores) the goroutine: a commit
+        # __exit__ is release() with arguments it ignores: the goroutine, when it is a commit.
+        self._release: Commit = cast(Commit, self._lock.__exit__)
 
     @property
     def capacity(self) -> int:
@@ -72,7 +73,7 @@ class Chan(Generic[T]):
         return f"<Chan {len(self._buffer)}/{self._size}{state} at {id(self):#x}>"
 
     @types.coroutine
-    def send(self, value: T) -> Generator[Commit, None, None]:
+    def send(self, value: T) -> Generator[Commit]:
         """Send a value; waits until a receiver takes it or the buffer has room.
 
         ChanClosed("send on closed channel") if it is or meanwhile gets closed; the value
@@ -221,7 +222,7 @@ class Chan(Generic[T]):
         return _Range(self)
 
 
-class _Range(Generic[T]):
+class _Range[T]:
     """``async for v in ch``: until the channel is closed and drained. Go: for v := range ch."""
 
     __slots__ = ("_chan",)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from os import write as os_write
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from .errors import ConnClosed
 from .io.address import Address, family_of, format_address, literal, parse
@@ -89,10 +89,11 @@ class Conn(PollDesc):
             raise ValueError("read of a negative number of bytes")
         chunks = self.chunks
         direct = self.home.poller.direct
+        data: bytes
         while True:
             self.news = False  # then look: news that come now set it again
             if chunks:
-                data: bytes = chunks.pop(0)
+                data = chunks.pop(0)
                 break
             if self.eof or self.error or self.closed:
                 return self.ended()
@@ -208,7 +209,7 @@ class Conn(PollDesc):
                 self.serve_turns()
         return len(data)
 
-    def wait_to_write(self) -> Generator[Commit, None, None]:
+    def wait_to_write(self) -> Generator[Commit]:
         """The write token, or `ConnClosed`: closing has it for good."""
         if self.closed:
             raise ConnClosed(errno.EBADF, CLOSED)
@@ -216,7 +217,7 @@ class Conn(PollDesc):
         if self.closed:
             raise ConnClosed(errno.EBADF, CLOSED)
 
-    def write_rest(self, data: bytes | memoryview, n: int) -> Generator[Commit, None, None]:
+    def write_rest(self, data: bytes | memoryview, n: int) -> Generator[Commit]:
         """The part the socket had no room for. Blocked writes wait for readiness, and the
         bytes stay with the goroutine: a write that another machine can take over."""
         view = memoryview(data)
@@ -233,12 +234,8 @@ class Conn(PollDesc):
         """Write all buffers, one after the other, with nothing in between. Go: net.Buffers."""
         return await self.write(b"".join(buffers))
 
-    async def close_write(self) -> None:
-        """Send the end of the stream; reading goes on. Go: TCPConn.CloseWrite."""
-        await self._shut()
-
     @types.coroutine
-    def _shut(self) -> Generator[Commit, None, None]:
+    def _shut(self) -> Generator[Commit]:
         try:
             self.take_write()
         except IndexError:
@@ -249,6 +246,10 @@ class Conn(PollDesc):
             self.put_write(True)
             if self.turns:
                 self.serve_turns()
+
+    async def close_write(self) -> None:
+        """Send the end of the stream; reading goes on. Go: TCPConn.CloseWrite."""
+        await self._shut()
 
     # -- the rest -------------------------------------------------------------------------
 
@@ -380,7 +381,8 @@ class Listener(PollDesc):
             return
         # Out of fds or memory: it may pass. Go's Serve waits 5 ms, doubling up to 1 s.
         self._delay = min(1.0, self._delay * 2 or 0.005)
-        _log.warning("accept on %s: %s; again in %g s", self.address, os.strerror(code), self._delay)
+        why = os.strerror(code)
+        _log.warning("accept on %s: %s; again in %g s", self.address, why, self._delay)
         self.home.p.timers.add(Timer(monotonic() + self._delay, self._resume, None))
 
     def _resume(self, _: None) -> None:
@@ -422,7 +424,8 @@ class Listener(PollDesc):
             self._lock.release()
             raise ConnClosed(errno.EBADF, CLOSED)
         self._waiting.append(g)
-        yield self._lock.__exit__  # released after the frame has stopped: see channel.py
+        # Released after the frame has stopped, as in channel.py.
+        yield cast(Commit, self._lock.__exit__)
         fd = g.value
         g.value = None
         if fd < 0:
@@ -595,6 +598,12 @@ async def dial(network: str, address: Address) -> Conn:
     raise OSError(last.errno, f"dial {network} {address}: {last.strerror}") from None
 
 
+@types.coroutine
+def _parked(wait: Wait) -> Generator[Commit, None, int]:
+    yield wait.park
+    return wait.result
+
+
 async def _connect(family: int, where: Any) -> Conn:
     s = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -612,12 +621,6 @@ async def _connect(family: int, where: Any) -> Conn:
     except BaseException:
         s.close()
         raise
-
-
-@types.coroutine
-def _parked(wait: Wait) -> Generator[Commit, None, int]:
-    yield wait.park
-    return wait.result
 
 
 async def resolve(network: str, host: str, port: int, family: int) -> list[tuple[int, Any]]:

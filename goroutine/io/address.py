@@ -10,7 +10,7 @@ __all__ = ["Address", "family_of", "format_address", "literal", "parse"]
 Address = str | tuple[str, int]
 
 
-def parse(address: Address) -> tuple[str, int]:
+def parse(address: object) -> tuple[str, int]:
     """(host, port) of an address; an empty host means every local one.
 
     ``ValueError`` with the address in it for anything else; ``TypeError`` for other types.
@@ -49,7 +49,7 @@ def parse(address: Address) -> tuple[str, int]:
     return host, _port(port, address)
 
 
-def _port(port: int, address: Address) -> int:
+def _port(port: int, address: object) -> int:
     if not 0 <= port <= 65535:
         raise ValueError(f"address {address!r}: invalid port {port}")
     return port

@@ -145,7 +145,7 @@ class PollDesc:
 
     # -- the tokens -----------------------------------------------------------------------
 
-    def wait_turn(self, writing: bool) -> Generator[Commit, None, None]:
+    def wait_turn(self, writing: bool) -> Generator[Commit]:
         """Wait for a token that somebody else holds. Returns holding it, or closed.
 
         Queue, set ``turns``, then try the token again; who puts it back looks at ``turns``
@@ -167,14 +167,14 @@ class PollDesc:
         """A token may be free while somebody waits for it, or for closing."""
         if self.queues is not None:
             readers, writers = self.queues
-            self.serve(readers, self.take_read, self.put_read)
+            self.hand_on(readers, self.take_read, self.put_read)
             if not self.closed:
-                self.serve(writers, self.take_write, self.put_write)
+                self.hand_on(writers, self.take_write, self.put_write)
         if self.closed:
             self.finish_close()
 
     @staticmethod
-    def serve(queue: deque[Goroutine[Any]], take: Any, put: Any) -> None:
+    def hand_on(queue: deque[Goroutine[Any]], take: Any, put: Any) -> None:
         """Give the token, if it is free, to the first that waits."""
         while queue:
             try:

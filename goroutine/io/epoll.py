@@ -13,7 +13,6 @@ import os
 import select
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 from .desc import PollDesc, close_fd
 from .poller import POLLERR, POLLHUP, POLLIN, POLLOUT, Ready, Wait

@@ -20,7 +20,7 @@ __all__ = ["read", "read_into", "readable", "writable", "write"]
 
 
 @types.coroutine
-def _ready(fd: int, events: int) -> Generator[Commit, None, None]:
+def _ready(fd: int, events: int) -> Generator[Commit]:
     """Wait until fd has one of the events, or an error that the next call will report."""
     if isinstance(fd, bool) or not isinstance(fd, int):
         raise TypeError(f"a file descriptor is an int, not {type(fd).__name__}")

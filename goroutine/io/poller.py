@@ -9,7 +9,8 @@ a `PollDesc` (desc.py) for a connection that is read again and again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import count
 from typing import Any, Protocol
 
 from ..runtime.shared import current
@@ -56,7 +57,7 @@ class Poller(Protocol):
     readers: dict[int, Any]
     """Parked readers of all PollDescs polled here: desc.py."""
 
-    keys: Iterator[int]
+    keys: count[int]
     """Names for what is made on this machine; unique over all machines. Owner only."""
 
     poll: Callable[[float | None], int]

@@ -173,7 +173,8 @@ class UringPoller:
         timespec, timeout_ptr, timeout_size = ring.timespec, ring.timeout_ptr, ring.timeout_size
         sq_tail, sq_head, sq_flags = ring.sq_tail, ring.sq_head, ring.sq_flags
         cq_head, cq_tail = ring.cq_head, ring.cq_tail
-        cq_mask, cq_entries, cqes, base = ring.cq_mask, ring.cq_entries, ring.ring_mm, ring.cq_offset
+        cq_mask, cq_entries = ring.cq_mask, ring.cq_entries
+        cqes, base = ring.ring_mm, ring.cq_offset
         unpack = struct.Struct("<QiHH").iter_unpack
         memory, release = buffers.data, buffers.release
         append, take_reader = self.ready, self.readers.pop
@@ -209,12 +210,11 @@ class UringPoller:
                 # (what was not submitted stays pending): all go on below.
                 if code not in _PASSING:
                     raise OSError(code, "io_uring_enter: " + os.strerror(code))
-            if fds_to_close:
+            if fds_to_close and not (ring.tail - sq_head[0]) & MASK:
                 # Everything that names these fds has been submitted.
-                if not (ring.tail - sq_head[0]) & MASK:
-                    for old in fds_to_close:
-                        close_fd(old)
-                    fds_to_close.clear()
+                for old in fds_to_close:
+                    close_fd(old)
+                fds_to_close.clear()
             # -- reap
             head, end = cq_head[0], cq_tail[0]
             n = (end - head) & MASK

@@ -26,7 +26,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator
 from inspect import GEN_CREATED, getgeneratorstate
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -45,7 +45,7 @@ Steps = Iterator[Commit | None]
 _join_lock = threading.Lock()
 
 
-class Goroutine(Generic[T]):
+class Goroutine[T]:
     """A goroutine: started by `go`, awaited for its result.
 
     ``await g`` waits until it is done and gives what its function returned. A failure that

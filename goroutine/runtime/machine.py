@@ -211,7 +211,9 @@ class Machine:
                             return g, _FINISHED
                 except BaseException as failure:
                     self.escaped(g, failure)
-            self.g = g = None  # type: ignore[assignment]
+                    if base:  # what a failed goroutine has set is not for the next one
+                        return g, _FINISHED
+            self.g = g = None
 
     # -- looking for work -----------------------------------------------------------------
 
@@ -292,10 +294,9 @@ class Machine:
             if poll(0) or batch or runnext or inbox or flags["stop"]:
                 found = _OWN
                 break
-            if flags["runq"] or (stealers and not i & 7):
-                if self.take_shared():
-                    found = _SHARED
-                    break
+            if (flags["runq"] or (stealers and not i & 7)) and self.take_shared():
+                found = _SHARED
+                break
         self.spins = min(2 * budget, SPIN_MOST) if found else budget // 2
         return found
 

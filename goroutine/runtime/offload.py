@@ -129,7 +129,7 @@ class Pool:
 
 
 @types.coroutine
-def blocking(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Generator[Commit, None, T]:
+def blocking[T](fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Generator[Commit, None, T]:
     """Run ``fn(*args, **kwargs)`` on a pool thread; returns or raises what it does.
 
     For calls that block their thread and know nothing of goroutines: files, databases,

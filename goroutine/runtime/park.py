@@ -19,7 +19,7 @@ __all__ = ["gosched", "park", "ready", "ready_many"]
 
 
 @types.coroutine
-def park(commit: Commit) -> Generator[Commit, None, None]:
+def park(commit: Commit) -> Generator[Commit]:
     """Suspend the calling goroutine, then call ``commit(g)`` outside its frame.
 
     For code off the hot path; hot operations yield their commit function themselves and
@@ -29,7 +29,7 @@ def park(commit: Commit) -> Generator[Commit, None, None]:
 
 
 @types.coroutine
-def gosched() -> Generator[None, None, None]:
+def gosched() -> Generator[None]:
     """Give way: let the other runnable goroutines run, then go on.
 
     The goroutine goes to the tail of the global queue when something waits there, else to

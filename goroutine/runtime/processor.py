@@ -7,11 +7,13 @@ The queue has three parts, oldest first:
     ring      256 slots, lock-free on ``atomics`` (ring.py), behind the batch
 
 and behind them all the global queue. (``yielded`` holds, until the end of the pass, those
-that gave way while the global queue was not empty: they go to its tail in one batch.) The owner claims up to BATCH goroutines from the ring
-with one compare-and-swap, never one a step. While no more than BATCH goroutines are
-runnable the ring stays empty and nothing needs a compare-and-swap at all; beyond that the
-surplus goes to the ring as one batch, and what the ring has no room for, with the oldest
-half of the ring, to the global queue. Nothing is ever dropped.
+that gave way while the global queue was not empty: they go to its tail in one batch.)
+
+The owner claims up to BATCH goroutines from the ring with one compare-and-swap, never one a
+step. While no more than BATCH goroutines are runnable the ring stays empty and nothing
+needs a compare-and-swap at all; beyond that the surplus goes to the ring as one batch, and
+what the ring has no room for, with the oldest half of the ring, to the global queue.
+Nothing is ever dropped.
 
 Everything in the queue can be stolen at every instant, also while the owner is inside one
 long step: the ring by compare-and-swap, the batch because deque.popleft is atomic (the

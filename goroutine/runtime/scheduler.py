@@ -242,13 +242,11 @@ class Runtime:
                     " program was ending; the rest of the block did not run"
                 )
             elif not isinstance(failure, GoExit):
-                panic.print_report(
-                    f"while closing goroutine {g.id}:\n{panic.report(g, failure)}"
-                )
+                panic.print_report(f"while closing goroutine {g.id}:\n{panic.report(g, failure)}")
 
 
 @types.coroutine
-def _main(runtime: Runtime, g: Goroutine[Any], steps: Any) -> Generator[Any, Any, None]:
+def _main(runtime: Runtime, g: Goroutine[Any], steps: Any) -> Generator[Any, Any]:
     g.value = yield from steps
     runtime.end(g.value, None)
 
@@ -311,7 +309,7 @@ def machine_count() -> int:
 # -- start -----------------------------------------------------------------------------------
 
 
-def start(
+def start[T](
     main: Callable[..., Coroutine[Any, Any, T]],
     *args: Any,
     machines: int | None = None,

@@ -26,7 +26,7 @@ class _Sleep(Timer):
 
 
 @types.coroutine
-def sleep(seconds: float) -> Generator[Commit, None, None]:
+def sleep(seconds: float) -> Generator[Commit]:
     """Wait for at least so many seconds; zero or less returns at once.
 
     ``ValueError`` for NaN; infinity waits for ever. Go: time.Sleep.

@@ -22,20 +22,20 @@ T = TypeVar("T")
 
 
 @types.coroutine
-def _with_result(g: Goroutine[Any], steps: Any) -> Generator[Any, Any, None]:
+def _with_result(g: Goroutine[Any], steps: Any) -> Generator[Any, Any]:
     """Steps of a coroutine whose result is wanted. (A for loop drops it: machine.py.)"""
     g.value = yield from steps
 
 
 @types.coroutine
-def _call(
-    g: Goroutine[Any], fn: Callable[..., Any], args: Any, kwargs: Any
-) -> Generator[Any, Any, None]:
+def _call(g: Goroutine[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Generator[Any, Any]:
     """One step that calls a plain function."""
     g.value = fn(*args, **kwargs)
-    return
-    yield
+    if _NEVER:
+        yield  # makes it a generator
 
+
+_NEVER = False
 
 _RESULT, _NO_RESULT, _PLAIN = 1, 2, 3
 
@@ -75,7 +75,7 @@ def _returns_none(code: Any) -> bool:
     return True
 
 
-def go(
+def go[T](
     fn: Callable[..., Coroutine[Any, Any, T]] | Callable[..., T] | Coroutine[Any, Any, T],
     /,
     *args: Any,
@@ -147,7 +147,7 @@ def adopt(g: Goroutine[Any], fn: Any, steps: Any) -> None:
         wakep()
 
 
-def foreign(g: Goroutine[T], fn: Any) -> Goroutine[T]:
+def foreign[T](g: Goroutine[T], fn: Any) -> Goroutine[T]:
     """The rest of go() on a thread that is no machine."""
     from .scheduler import inject, running
 
@@ -184,7 +184,7 @@ def _uncommon(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
     wrapped = fn
     while isinstance(wrapped, partial):
         wrapped = wrapped.func
-    call = wrapped if hasattr(wrapped, "__code__") else getattr(type(wrapped), "__call__", None)
+    call = wrapped if hasattr(wrapped, "__code__") else getattr(type(wrapped), "__call__", None)  # noqa: B004
     code = getattr(call, "__code__", None)
     if code is not None and _classify(code) != _PLAIN:
         return _with_result(g, fn(*args, **kwargs))
