@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import inspect
 import os
-import runpy
 import sys
 import traceback
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from types import ModuleType
 
 from .errors import GoroutinePanic
 from .runtime.scheduler import start
 
 USAGE = "usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]"
+
+
+def load(path: str) -> ModuleType:
+    """Run the app's file as module ``__goroutine__``, which then stays in sys.modules: that is
+    where dataclasses, pickle and others look for the module of a class."""
+    name = "__goroutine__"
+    loader = (SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader)(name, path)
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    code = loader.get_code(name)
+    assert code is not None
+    exec(code, vars(module))
+    return module
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +41,7 @@ def main(arguments: list[str]) -> int:
         return 2
     sys.argv[:] = arguments
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    app = runpy.run_path(path, run_name="__goroutine__").get("main")
+    app = getattr(load(path), "main", None)
     if not inspect.iscoroutinefunction(app):
         print(f"goroutine: {path} has no 'async def main()'", file=sys.stderr)
         return 2
