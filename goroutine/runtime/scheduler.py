@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from itertools import count
 from typing import Any, TypeVar, cast
 
@@ -232,9 +232,11 @@ class Runtime:
     def close_one(self, g: Goroutine[Any], it: Any) -> None:
         # Not g: what must wait in a finally block then fails, where it would yield a commit
         # that nobody calls, and so leave a channel locked for those closed after it.
-        self.machines[0].g = None
+        m = self.machines[0]
+        m.g = None
+        m.context = Context()  # what a finally block sets is not for the next, nor the caller
         try:
-            close_steps(it)
+            m.context.run(close_steps, it)
         except BaseException as failure:
             if isinstance(failure, RuntimeError) and "ignored GeneratorExit" in str(failure):
                 panic.print_report(
