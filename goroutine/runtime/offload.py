@@ -11,6 +11,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
+from time import monotonic
 from typing import Any, TypeVar
 
 from .goroutine import Commit, Goroutine
@@ -124,8 +125,9 @@ class Pool:
             self.calls.clear()
             threads = list(self.threads)
             self.condition.notify_all()
+        deadline = monotonic() + 1.0
         for thread in threads:
-            thread.join(1.0)
+            thread.join(max(0.0, deadline - monotonic()))
 
 
 @types.coroutine
