@@ -1,0 +1,442 @@
+"""blocking(): calls on pool threads, how many there are, and what is left of them."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+import types
+
+import pytest
+
+from goroutine import GoroutinePanic, chan, go, gosched, sleep, start
+from goroutine.runtime import offload
+from goroutine.runtime.offload import blocking
+from goroutine.runtime.scheduler import running
+
+pytestmark = pytest.mark.timeout(30)
+
+NAME = "goroutine-blocking"
+
+both = pytest.mark.parametrize("io", ["io_uring", "epoll"])
+everywhere = pytest.mark.parametrize("machines", [1, 2, 4])
+
+
+def run(main, *args, machines=1, io="epoll", limit=64):
+    return start(main, *args, machines=machines, io=io, blocking_threads=limit)
+
+
+def pool_threads():
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
+
+
+def wait_for(condition, seconds=20.0):
+    """On a plain thread: until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.001)
+
+
+async def until(condition):
+    """In a goroutine: until the condition holds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left():
+    yield
+    wait_for(lambda: not pool_threads())
+
+
+class Gauge:
+    """Counts how many are inside at once."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.now = self.most = self.total = 0
+
+    def __enter__(self):
+        with self.lock:
+            self.now += 1
+            self.total += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.now -= 1
+
+
+# -- what comes of a call --------------------------------------------------------------------
+
+
+@both
+@everywhere
+def test_it_returns_what_the_function_returns(io, machines):
+    def fn(*args, **kwargs):
+        return threading.current_thread().name, args, kwargs
+
+    async def main():
+        return await blocking(fn, 1, 2, fn=3, self=4)
+
+    assert run(main, io=io, machines=machines) == (NAME, (1, 2), {"fn": 3, "self": 4})
+
+
+def test_results_and_failures_are_the_very_objects():
+    thing, failure = object(), OSError(5, "no")
+
+    def fail():
+        raise failure
+
+    async def main():
+        assert await blocking(lambda: thing) is thing
+        assert await blocking(lambda: failure) is failure  # returned, not raised
+        with pytest.raises(OSError, match="no") as caught:
+            await blocking(fail)
+        assert caught.value is failure
+        assert "fail" in [entry.name for entry in caught.traceback]
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_any_failure_is_raised_where_it_is_awaited(kind):
+    def fail():
+        raise kind("text")
+
+    async def main():
+        with pytest.raises(kind, match="text"):
+            await blocking(fail)
+        return await blocking(int, "5")  # the thread survived it
+
+    assert run(main) == 5
+
+
+def test_a_stop_iteration_becomes_a_runtime_error():
+    """Python's rule for whatever passes a generator (PEP 479); the cause tells."""
+
+    async def main():
+        with pytest.raises(RuntimeError) as caught:
+            await blocking(next, iter(()))
+        return caught.value.__cause__
+
+    assert isinstance(run(main), StopIteration)
+
+
+def test_a_failure_nobody_catches_is_a_panic(capfd):
+    async def main():
+        go(blocking, int, "x")
+        await chan().recv()
+
+    with pytest.raises(GoroutinePanic) as caught:
+        run(main)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert capfd.readouterr().err.startswith("panic: ValueError: invalid literal")
+
+
+def test_a_function_that_isn_t_one():
+    async def main():
+        with pytest.raises(TypeError, match="not callable"):
+            await blocking(5)
+        with pytest.raises(TypeError):
+            await blocking(int, nonsense=1)
+
+    run(main)
+
+
+def test_it_needs_a_goroutine():
+    with pytest.raises(RuntimeError, match="not in a goroutine"):
+        blocking(int).send(None)
+
+
+def test_nothing_is_called_before_it_is_awaited():
+    called = []
+
+    async def main():
+        blocking(called.append, 1).close()
+        await blocking(called.append, 2)
+
+    run(main)
+    assert called == [2]
+
+
+def test_context_variables_are_carried_along_and_stay_there():
+    var = contextvars.ContextVar("var", default="unset")
+
+    def fn():
+        before = var.get()
+        var.set("set on the thread")
+        return before
+
+    async def child(value):
+        var.set(value)
+        assert await blocking(fn) == value
+        assert var.get() == value
+
+    async def main():
+        assert await blocking(fn) == "unset"
+        assert await blocking(fn) == "unset"  # same thread: nothing stuck to it
+        for g in [go(child, i) for i in range(10)]:
+            await g
+        assert var.get() == "unset"
+
+    run(main, machines=2)
+
+
+# -- the machine goes on -----------------------------------------------------------------------
+
+
+@both
+@everywhere
+def test_a_blocked_call_blocks_no_machine(io, machines):
+    async def main():
+        events = [threading.Event() for _ in range(10)]
+        gs = [go(blocking, event.wait, 20) for event in events]
+        # Were a machine blocked, this could not go on.
+        await until(lambda: len(pool_threads()) == 10)
+        for event in reversed(events):
+            event.set()
+        return [await g for g in gs]
+
+    assert run(main, io=io, machines=machines) == [True] * 10
+
+
+@both
+def test_a_result_wakes_a_sleeping_machine(io):
+    async def main():
+        for _ in range(30):
+            await blocking(time.sleep, 0.003)  # long enough to fall asleep
+
+    run(main, io=io, machines=2)
+
+
+@everywhere
+def test_calls_from_many_goroutines(machines):
+    async def work(i):
+        total = 0
+        for k in range(20):
+            total += await blocking(lambda k=k: i * k)
+            if k % 5 == 0:
+                await gosched()
+        return total
+
+    async def main():
+        results = [await g for g in [go(work, i) for i in range(50)]]
+        assert running().pool.pending == 0
+        return results
+
+    assert run(main, machines=machines, limit=8) == [190 * i for i in range(50)]
+
+
+def test_a_call_may_start_goroutines_that_call():
+    async def leaf(n):
+        return await blocking(lambda: n + 1)
+
+    def spawn(results, n):
+        async def relay():
+            await results.send(await go(leaf, n))
+
+        go(relay)  # from a pool thread, which is a foreign one
+
+    async def main():
+        results = chan(10)
+        for n in range(10):
+            await blocking(spawn, results, n)
+        return sorted([await results.recv() for _ in range(10)])
+
+    assert run(main, machines=2, limit=2) == list(range(1, 11))
+
+
+def test_a_call_cannot_wait_as_a_goroutine():
+    async def main():
+        ch = chan()
+        with pytest.raises(RuntimeError, match="not in a goroutine"):
+            await blocking(lambda: ch.recv().send(None))
+
+    run(main)
+
+
+# -- how many threads ----------------------------------------------------------------------------
+
+
+def test_it_grows_to_the_limit():
+    async def main():
+        barrier = threading.Barrier(6)  # passes only if six are there at the same time
+        for g in [go(blocking, barrier.wait, 20) for _ in range(6)]:
+            await g
+        return len(pool_threads())
+
+    assert run(main, limit=6) == 6
+
+
+@everywhere
+@pytest.mark.parametrize("limit", [1, 3])
+def test_beyond_the_limit_calls_wait(machines, limit):
+    gauge, order = Gauge(), []
+
+    async def main():
+        open_ = threading.Event()
+
+        def fn(i):
+            with gauge:
+                order.append(i)
+                assert open_.wait(20)
+            return i
+
+        pool = running().pool
+        gs = []
+        for i in range(12):
+            gs.append(go(blocking, fn, i))
+            await until(lambda: pool.pending == len(gs))
+        await until(lambda: gauge.now == limit)
+        assert len(pool_threads()) == limit
+        assert len(pool.calls) == 12 - limit
+        open_.set()
+        return [await g for g in gs]
+
+    assert run(main, machines=machines, limit=limit) == list(range(12))
+    assert (gauge.most, gauge.total, gauge.now) == (limit, 12, 0)
+    if limit == 1:
+        assert order == list(range(12))  # first come, first served
+
+
+def test_one_caller_after_the_other_needs_one_thread():
+    async def main():
+        names = {await blocking(threading.get_ident) for _ in range(50)}
+        return len(names)
+
+    # A thread may not be back from its call yet when the next one comes: that makes two.
+    assert run(main) <= 2
+
+
+def test_idle_threads_end_and_new_ones_come(monkeypatch):
+    monkeypatch.setattr(offload, "IDLE", 0.02)
+
+    async def main():
+        barrier = threading.Barrier(4)
+        for g in [go(blocking, barrier.wait, 20) for _ in range(4)]:
+            await g
+        await until(lambda: not pool_threads())
+        assert (running().pool.threads, running().pool.free) == (set(), 0)
+        return await blocking(int, "7")
+
+    assert run(main) == 7
+
+
+@pytest.mark.parametrize("io", ["epoll"])
+def test_when_no_thread_can_be_started(monkeypatch, io):
+    """The machine makes the call itself, rather than leaving it undone."""
+
+    class NoThread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    without = types.SimpleNamespace(**{**vars(threading), "Thread": NoThread})
+
+    async def main():
+        monkeypatch.setattr(offload, "threading", without)
+        here = threading.current_thread().name
+        assert await blocking(lambda: threading.current_thread().name) == here
+        with pytest.raises(ValueError, match="invalid literal"):
+            await blocking(int, "x")
+        assert (running().pool.pending, running().pool.threads) == (0, set())
+        monkeypatch.setattr(offload, "threading", threading)
+        return await blocking(lambda: threading.current_thread().name)
+
+    assert run(main, io=io) == NAME
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_is_positive(limit):
+    async def main():
+        pass
+
+    with pytest.raises(ValueError, match="blocking_threads must be at least 1"):
+        run(main, limit=limit)
+
+
+# -- the end of a run ----------------------------------------------------------------------------
+
+
+def test_the_threads_are_gone_after_start():
+    async def main():
+        barrier = threading.Barrier(5)
+        for g in [go(blocking, barrier.wait, 20) for _ in range(5)]:
+            await g
+        assert len(pool_threads()) == 5
+
+    run(main)
+    assert pool_threads() == []
+
+
+def test_calls_that_outlive_a_run(capfd):
+    """start() doesn't wait for them long; they end by themselves and disturb no later run."""
+    let_go, ended = threading.Event(), []
+
+    def stuck():
+        let_go.wait(25)
+        return "too late"
+
+    async def call():
+        try:
+            await blocking(stuck)
+        finally:
+            ended.append("closed")
+
+    async def leave():
+        for _ in range(5):
+            go(call)
+        await until(lambda: len(pool_threads()) == 5)
+        return "left"
+
+    async def later():
+        stuck_threads = pool_threads()
+        let_go.set()
+        await until(lambda: not any(thread.is_alive() for thread in stuck_threads))
+        for _ in range(50):
+            await gosched()
+        return await blocking(int, "1")
+
+    began = time.monotonic()
+    assert run(leave) == "left"
+    assert time.monotonic() - began < 4  # it gives all of them a second together
+    assert ended == ["closed"] * 5
+    assert len(pool_threads()) == 5
+    assert run(later, machines=2) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_calls_that_still_wait_for_their_turn_are_dropped():
+    first, called = threading.Event(), []
+
+    async def main():
+        go(blocking, first.wait, 20)
+        pool = running().pool
+        await until(lambda: pool_threads() and not pool.calls)
+        go(blocking, called.append, "second")
+        await until(lambda: pool.calls)
+
+    run(main, limit=1)
+    first.set()
+    wait_for(lambda: not pool_threads())
+    assert called == []
+
+
+def test_a_result_that_nobody_can_take_any_more_is_dropped():
+    """The call ends while start() waits for its thread."""
+    leaving = threading.Event()
+
+    async def call():
+        await blocking(leaving.wait, 20)
+        raise AssertionError("went on after the end")
+
+    async def main():
+        go(call)
+        await until(pool_threads)
+        threading.Timer(0.2, leaving.set).start()
+
+    run(main)
+    assert leaving.is_set()
