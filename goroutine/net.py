@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import types
+from _thread import get_ident
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from os import write as os_write
@@ -29,7 +30,7 @@ from .runtime.machine import Machine
 from .runtime.offload import blocking
 from .runtime.park import ready
 from .runtime.shared import current, flags
-from .runtime.spawn import adopt
+from .runtime.spawn import spawners
 from .runtime.timers import Timer
 
 __all__ = ["Conn", "Listener", "dial", "listen"]
@@ -538,8 +539,9 @@ def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) ->
         g.failed(failure)
         conn.close()
         return
+    g.it = steps
     g.joiners = []  # not None: wake_joiners is called at the end
-    adopt(g, handler, steps)
+    spawners[get_ident()](g, handler)
 
 
 async def listen(network: str, address: Address) -> Listener:

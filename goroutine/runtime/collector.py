@@ -18,7 +18,7 @@ import os
 
 __all__ = ["FLOOR", "Collector"]
 
-FLOOR = 50_000
+FLOOR = 200_000
 
 PER_GOROUTINE = 3  # collectable objects: the handle, the coroutine, its iterator
 

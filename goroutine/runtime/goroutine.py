@@ -59,13 +59,13 @@ class Goroutine[T]:
         "_name",
         "_owner",
         "_parent",
-        "_parent_fn",
         "context",
         "fn",
         "id",
         "it",
         "joiners",
         "ok",
+        "origin",
         "value",
     )
 
@@ -77,8 +77,8 @@ class Goroutine[T]:
     ok: bool  # the second thing a waker hands over
     context: Context | None
     _owner: set[Goroutine[Any]]  # the set that keeps this goroutine alive
-    _parent: int
-    _parent_fn: Any
+    _parent: tuple[int, Any] | None  # id and function of who made it
+    origin: tuple[int, Any]  # of this one, for its children; made with the first
     _name: str
 
     # No __init__: `go` fills the slots itself (a third of the price of a spawn).
@@ -103,9 +103,10 @@ class Goroutine[T]:
     @property
     def creator(self) -> str:
         """Go's last line of a goroutine's stack: who made it."""
-        if not self._parent:
+        if self._parent is None:
             return ""
-        return f"created by {describe(self._parent_fn)} in goroutine {self._parent}"
+        number, fn = self._parent
+        return f"created by {describe(fn)} in goroutine {number}"
 
     def __await__(self) -> Generator[Commit, None, T]:
         if self.it is not None:

@@ -313,6 +313,7 @@ class Machine:
         if self.p.runnext or self.inbox or flags["stop"] or self.take_shared():
             idle.pop(number, None)
             return True
+        self.p.sweep()  # else slots that thieves emptied keep their goroutines alive
         when = self.p.timers.next_when()
         timeout = None if when is None else max(0.0, when - monotonic())
         self.poller.poll(timeout)

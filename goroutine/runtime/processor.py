@@ -11,9 +11,10 @@ that gave way while the global queue was not empty: they go to its tail in one b
 
 The owner claims up to BATCH goroutines from the ring with one compare-and-swap, never one a
 step. While no more than BATCH goroutines are runnable the ring stays empty and nothing
-needs a compare-and-swap at all; beyond that the surplus goes to the ring as one batch, and
-what the ring has no room for, with the oldest half of the ring, to the global queue.
-Nothing is ever dropped.
+needs a compare-and-swap at all; beyond that the surplus, half of the batch, goes to the
+ring, and what the ring has no room for to the global queue. Nothing is ever dropped, and
+the order of age is kept: batch, ring, global. (Go moves the older half of its ring to the
+global queue; it has no batch in front of it.)
 
 Everything in the queue can be stolen at every instant, also while the owner is inside one
 long step: the ring by compare-and-swap, the batch because deque.popleft is atomic (the
@@ -59,6 +60,7 @@ class Processor:
         "ring",
         "rotate",
         "runnext",
+        "sweep",
         "timers",
         "watch_ring",
         "yielded",
@@ -77,7 +79,7 @@ class Processor:
         # Ids without a shared counter: each machine has its residue class, and the threads
         # that are no machine share one more (scheduler.py). Main is 1.
         self.ids = count(2 + number, machines + 1)
-        self.ready, self.rotate = _owner(self, globalq, wakep)
+        self.ready, self.rotate, self.sweep = _owner(self, globalq, wakep)
 
     def length(self) -> int:
         """How many goroutines wait here, runnext left out (as in Go's schedtrace)."""
@@ -90,13 +92,14 @@ class Processor:
 
 def _owner(
     p: Processor, globalq: GlobalQueue, wakep: Callable[[], None]
-) -> tuple[Callable[[Goroutine[Any]], None], Callable[[], bool]]:
-    """The two operations of the owner, with all they touch in their own cells."""
+) -> tuple[Callable[[Goroutine[Any]], None], Callable[[], bool], Callable[[], None]]:
+    """The operations of the owner, with all they touch in their own cells."""
     batch, runnext = p.batch, p.runnext
     append, popleft, extend, pop = batch.append, batch.popleft, batch.extend, batch.pop
     take_next = runnext.pop
     ring = p.ring.owner()
-    put, claim, shed, ring_length = ring.put, ring.claim, ring.shed, ring.length
+    most = 2 * BATCH
+    put, claim, ring_length = ring.put, ring.claim, ring.length
 
     def ready(g: Goroutine[Any]) -> None:
         """g runs next here; what was next goes to the tail. Go: runqput with next=true."""
@@ -104,14 +107,14 @@ def _owner(
         runnext[0] = g
         if kicked is not None:
             append(kicked)
-            if len(batch) > 2 * BATCH:
+            if len(batch) > most:
                 spill()
             # Publish (append took the deque's mutex), then look for sleepers: idle.py.
             if idle:
                 wakep()
 
     def spill() -> None:
-        """Move the newer half of the batch to the ring, the ring's older half to global."""
+        """Move the newer half of the batch to the ring, or to global when the ring is full."""
         newer: list[Goroutine[Any]] = []
         try:
             while len(newer) < BATCH:
@@ -122,12 +125,9 @@ def _owner(
         to_ring(newer)
 
     def to_ring(gs: list[Goroutine[Any]]) -> None:
-        while gs:
-            done = put(gs)
-            if done == len(gs):
-                return
-            gs = gs[done:]
-            globalq.put(shed())
+        done = put(gs)
+        if done < len(gs):
+            globalq.put(gs[done:])
 
     def rotate() -> bool:
         """Between passes: when the ring is in use, take turns strictly in order of age.
@@ -152,7 +152,7 @@ def _owner(
                 extend(claim(BATCH))
         return bool(batch)
 
-    return ready, rotate
+    return ready, rotate, ring.sweep
 
 
 def _thief(victim: Processor) -> Stealer:

@@ -28,6 +28,7 @@ from .placement import Placement
 from .processor import Processor
 from .settings import check_gil, machine_count_of
 from .shared import flags, idle, machines, spinning
+from .spawn import make_spawner, spawners
 
 __all__ = ["Runtime", "inject", "machine_count", "num_goroutine", "running", "start"]
 
@@ -114,6 +115,7 @@ class Runtime:
         try:
             m = self.make_machine(number)
             machines[ident] = m
+            spawners[ident] = make_spawner(m)
         except BaseException as failure:
             gate.failed(failure)
             return
@@ -130,6 +132,7 @@ class Runtime:
             idle.pop(number, None)
             spinning.pop(number, None)
             machines.pop(ident, None)
+            spawners.pop(ident, None)
             self.left.release()
             while not self.farewell.is_set():
                 try:
@@ -215,6 +218,7 @@ class Runtime:
         homes = [m.p.goroutines for m in self.machines] + [self.foreign]
         if self.machines:
             machines[ident] = self.machines[0]
+            spawners[ident] = make_spawner(self.machines[0])
         try:
             # Closing may start or ready others; what starts now is closed in the next round.
             for _ in range(100):
@@ -228,6 +232,7 @@ class Runtime:
                         self.close_one(g, it)
         finally:
             machines.pop(ident, None)
+            spawners.pop(ident, None)
 
     def close_one(self, g: Goroutine[Any], it: Any) -> None:
         # Not g: what must wait in a finally block then fails, where it would yield a commit
@@ -259,8 +264,7 @@ def _main_goroutine(
     g: Goroutine[Any] = Goroutine()
     g.id = 1
     g.fn = main
-    g._parent = 0
-    g._parent_fn = None
+    g._parent = None
     g.joiners = None
     g.value = None
     g._owner = runtime.foreign

@@ -9,14 +9,17 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from functools import partial
 from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .context import InContext
 from .goroutine import Goroutine, close_steps
 from .idle import wakep
-from .shared import current, idle, machines, shared_dict
+from .shared import idle, shared_dict
 
-__all__ = ["adopt", "foreign", "go"]
+if TYPE_CHECKING:
+    from .machine import Machine
+
+__all__ = ["foreign", "go", "make_spawner", "spawners"]
 
 T = TypeVar("T")
 
@@ -34,6 +37,9 @@ def _call(g: Goroutine[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> 
     if _NEVER:
         yield  # makes it a generator
 
+
+# Thread ident -> that machine's part of go().
+spawners: dict[int, Callable[[Goroutine[Any], Any], None]] = shared_dict("goroutine spawners")
 
 _NEVER = False
 
@@ -92,6 +98,7 @@ def go[T](
     Go: the ``go`` statement.
     """
     g: Goroutine[T] = Goroutine()
+    g.joiners = None
     try:
         code = fn.__code__  # type: ignore[union-attr]
         kind = _kinds.get(id(code)) or _classify(code)
@@ -103,48 +110,42 @@ def go[T](
         else:
             steps: Any = fn(*args, **kwargs) if kwargs else fn(*args)  # type: ignore[operator]
             g.it = steps.__await__() if kind == 2 else _with_result(g, steps)
-    m = machines.get(get_ident())
-    if m is None:
+    spawn = spawners.get(get_ident())
+    if spawn is None:
         return foreign(g, fn)
-    g.fn = fn
-    g.joiners = None
-    p = m.p
-    g.id = next(p.ids)
-    parent = m.g
-    if parent is not None:
-        g._parent = parent.id
-        g._parent_fn = parent.fn
-    else:
-        g._parent = 0
-        g._parent_fn = None
-    if m.context:
-        g.context = m.context.copy()
-        g.it = InContext(g, g.it)
-    g._owner = alive = p.goroutines
-    alive.add(g)
-    p.ready(g)
-    # Published, then the look at idle: Go's wakep in newproc.
-    if idle:
-        wakep()
+    spawn(g, fn)
     return g
 
 
-def adopt(g: Goroutine[Any], fn: Any, steps: Any) -> None:
-    """Start, on this machine, a goroutine whose object the caller has made (joiners set)."""
-    m = current()
-    g.fn = fn
-    g.id = next(m.p.ids)
-    g._parent = 0 if m.g is None else m.g.id
-    g._parent_fn = None if m.g is None else m.g.fn
-    g.it = steps
-    if m.context:
-        g.context = m.context.copy()
-        g.it = InContext(g, steps)
-    g._owner = m.p.goroutines
-    g._owner.add(g)
-    m.p.batch.append(g)
-    if idle:
-        wakep()
+def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:
+    """The part of go() that belongs to machine m, with all it touches in its own cells."""
+    p = m.p
+    owner = p.goroutines
+    ready, own, next_id = p.ready, owner.add, p.ids.__next__
+
+    def spawn(g: Goroutine[Any], fn: Any) -> None:
+        """Name, register and queue a goroutine that has its steps."""
+        g.fn = fn
+        g.id = next_id()
+        parent = m.g
+        if parent is None:
+            g._parent = None
+        else:
+            try:
+                g._parent = parent.origin
+            except AttributeError:
+                g._parent = parent.origin = (parent.id, parent.fn)
+        if m.context:
+            g.context = m.context.copy()
+            g.it = InContext(g, g.it)
+        g._owner = owner
+        own(g)
+        ready(g)
+        # Published, then the look at idle: Go's wakep in newproc.
+        if idle:
+            wakep()
+
+    return spawn
 
 
 def foreign[T](g: Goroutine[T], fn: Any) -> Goroutine[T]:
@@ -156,11 +157,9 @@ def foreign[T](g: Goroutine[T], fn: Any) -> Goroutine[T]:
         close_steps(g.it)
         raise RuntimeError("no goroutine runtime is running: call go() below goroutine.start(main)")
     g.fn = fn
-    g.joiners = None
     with runtime.foreign_lock:
         g.id = next(runtime.foreign_ids)
-    g._parent = 0
-    g._parent_fn = None
+    g._parent = None
     context = copy_context()
     if context:
         g.context = context
