@@ -120,14 +120,10 @@ async def follow(capacity, script):
             await operation(number, name)  # main itself: it may not wait
         else:
             go(operation, number, name)
-        # Wait for what the model says has happened …
-        while not (
-            results.keys() >= model.results.keys()
-            and len(ch._recvq) + len(ch._sendq) + len(results) == number + 1
-        ):
+        # All is quiet when each operation so far is over or waits.
+        while len(ch._recvq) + len(ch._sendq) + len(results) != number + 1:
             assert time.monotonic() < deadline, (number, results, model.results)
             await gosched()
-        # … and see that it is exactly that.
         assert results == model.results
         assert (len(ch), list(ch._buffer)) == (len(model.buffer), model.buffer)
         assert (len(ch._recvq), len(ch._sendq)) == (len(model.receivers), len(model.senders))
