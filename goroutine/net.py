@@ -64,10 +64,12 @@ class Conn(PollDesc):
         also while this read waits. Cancel safety: a cancelled read has taken no data.
         Go: Conn.Read.
         """
+        if n < 1:
+            return self.nothing(n)
         try:
             self.take_read()
         except IndexError:
-            yield from self.wait_turn(False)
+            yield from self.wait_to_read()
         try:
             if not self.news:
                 # The usual case, short; all others are behind the flag.
@@ -86,17 +88,17 @@ class Conn(PollDesc):
 
     def receive(self, n: int) -> Generator[Commit, None, bytes]:
         """read() for who holds the token."""
-        if n < 0:
-            raise ValueError("read of a negative number of bytes")
         chunks = self.chunks
         direct = self.home.poller.direct
         data: bytes
         while True:
             self.news = False  # then look: news that come now set it again
+            if self.closed:
+                return self.ended()
             if chunks:
                 data = chunks.pop(0)
                 break
-            if self.eof or self.error or self.closed:
+            if self.eof or self.error:
                 return self.ended()
             if direct:
                 try:
@@ -123,9 +125,22 @@ class Conn(PollDesc):
         if len(data) > n:
             chunks.insert(0, data[n:])
             data = data[:n]
-        if chunks or self.eof or self.error or self.closed or self.paused:
+        if chunks or self.eof or self.error or self.paused:
             self.news = True
         return data
+
+    def nothing(self, n: int) -> bytes:
+        """What a read of no bytes gives, at once; fewer are an error."""
+        if n < 0:
+            raise ValueError("read of a negative number of bytes")
+        if self.closed:
+            raise ConnClosed(errno.EBADF, CLOSED)
+        return b""
+
+    def wait_to_read(self) -> Generator[Commit]:
+        """The read token, or `ConnClosed`: closing has it for good."""
+        if not (yield from self.wait_turn(False)):
+            raise ConnClosed(errno.EBADF, CLOSED)
 
     def ended(self) -> bytes:
         """What a read gives when nothing is left and nothing more will come."""
@@ -142,10 +157,12 @@ class Conn(PollDesc):
 
         Other readers are not served in between. Go: io.ReadFull.
         """
+        if n < 1:
+            return self.nothing(n)
         try:
             self.take_read()
         except IndexError:
-            yield from self.wait_turn(False)
+            yield from self.wait_to_read()
         try:
             data = yield from self.receive(n)
             if len(data) == n:
@@ -167,6 +184,8 @@ class Conn(PollDesc):
     async def read_into(self, buffer: bytearray | memoryview) -> int:
         """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream."""
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError("read_into() needs a buffer that is not read-only")
         data = await self.read(len(view))
         view[: len(data)] = data
         return len(data)
@@ -190,6 +209,8 @@ class Conn(PollDesc):
                 n = os_write(self.fd, data)
             except BlockingIOError:
                 pass
+            except OSError as failure:
+                raise self.write_failed(failure) from None
             if n == len(data):
                 return n
         try:
@@ -202,6 +223,8 @@ class Conn(PollDesc):
                     n = os_write(self.fd, data)
                 except BlockingIOError:
                     pass
+                except OSError as failure:
+                    raise self.write_failed(failure) from None
             if n != len(data):
                 yield from self.write_rest(data, n)
         finally:
@@ -212,11 +235,12 @@ class Conn(PollDesc):
 
     def wait_to_write(self) -> Generator[Commit]:
         """The write token, or `ConnClosed`: closing has it for good."""
-        if self.closed:
+        if not (yield from self.wait_turn(True)):
             raise ConnClosed(errno.EBADF, CLOSED)
-        yield from self.wait_turn(True)
-        if self.closed:
-            raise ConnClosed(errno.EBADF, CLOSED)
+
+    def write_failed(self, failure: OSError) -> OSError:
+        """What a write is told: that we closed the connection explains every error."""
+        return ConnClosed(errno.EBADF, CLOSED) if self.closed else failure
 
     def write_rest(self, data: bytes | memoryview, n: int) -> Generator[Commit]:
         """The part the socket had no room for. Blocked writes wait for readiness, and the
@@ -230,6 +254,8 @@ class Conn(PollDesc):
                 n += os_write(self.fd, view[n : n + WRITE_MOST])
             except BlockingIOError:
                 pass
+            except OSError as failure:
+                raise self.write_failed(failure) from None
 
     async def writev(self, buffers: Iterable[bytes | bytearray | memoryview]) -> int:
         """Write all buffers, one after the other, with nothing in between. Go: net.Buffers."""
@@ -243,6 +269,8 @@ class Conn(PollDesc):
             yield from self.wait_to_write()
         try:
             shutdown(self.fd, socket.SHUT_WR)
+        except OSError as failure:
+            raise self.write_failed(failure) from None
         finally:
             self.put_write(True)
             if self.turns:
@@ -262,7 +290,7 @@ class Conn(PollDesc):
         # The peer learns at once, and both a receive that the kernel holds the socket for
         # and a blocked writer come to an end.
         with_socket_errors_ignored(self.fd)
-        self.finish_close()
+        self.end_close()
 
     @property
     def local_address(self) -> str:
@@ -472,7 +500,13 @@ class Listener(PollDesc):
             g.value = -1
             ready(g)
         with_socket_errors_ignored(self.fd)
-        self.finish_close()
+        self.end_close()
+
+    def abandon(self) -> None:
+        """With the connections that nobody has accepted."""
+        super().abandon()
+        for fd in self.chunks:
+            close_fd(fd)
 
     def __aiter__(self) -> AsyncIterator[Conn]:
         return self

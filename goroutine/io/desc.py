@@ -20,9 +20,9 @@ over directly only if nothing is left in the desc before it, and only home appen
 order is kept.
 
 Tokens. ``take_read`` pops the one element of a list, ``put_read`` puts it back; whoever has
-it may read. The same for writing. That costs half of a lock. Closing takes the write token
-for good, so that the fd number is never used by one side while the other gives it back to
-the kernel, where the next connection would get it.
+it may read. The same for writing. That costs half of a lock. Closing takes both tokens for
+good before the fd is given back, so that its number is never used on one thread while
+another gives it to the kernel, where the next connection would get it.
 
 Attributes are dear without the specialising interpreter (25 ns each, and a request used to
 touch forty): the hot path has one flag per question it must ask, and everything that needs
@@ -65,6 +65,7 @@ class PollDesc:
         "fd",
         "free_write",
         "g",
+        "gone",
         "home",
         "hup",
         "key",
@@ -75,6 +76,7 @@ class PollDesc:
         "put_write",
         "queues",
         "readers",
+        "shut",
         "take_read",
         "take_write",
         "turns",
@@ -97,6 +99,8 @@ class PollDesc:
         self.eof = False
         self.error = 0  # errno that ended receiving
         self.closed = False
+        self.shut = False  # closed, and shut down: the fd may go as soon as nobody uses it
+        self.gone = False  # closing has taken the tokens
         # Of io_uring, home only: a multishot receive is under way; it was stopped.
         self.armed = False
         self.paused = False
@@ -145,32 +149,36 @@ class PollDesc:
 
     # -- the tokens -----------------------------------------------------------------------
 
-    def wait_turn(self, writing: bool) -> Generator[Commit]:
-        """Wait for a token that somebody else holds. Returns holding it, or closed.
+    def wait_turn(self, writing: bool) -> Generator[Commit, None, bool]:
+        """Wait for a token that somebody else holds. False: there is none any more.
 
         Queue, set ``turns``, then try the token again; who puts it back looks at ``turns``
         afterwards. One of the two serves the queue.
         """
+        if self.gone:
+            return False
+        waiting: list[Goroutine[Any]] = []
         with _queue_lock:
             if self.queues is None:
                 self.queues = deque(), deque()
         queue = self.queues[writing]
 
         def commit(g: Goroutine[Any]) -> None:
+            waiting.append(g)
             queue.append(g)
             self.turns = True
             self.serve_turns()
 
         yield commit
+        return waiting[0].ok
 
     def serve_turns(self) -> None:
         """A token may be free while somebody waits for it, or for closing."""
         if self.queues is not None:
             readers, writers = self.queues
             self.hand_on(readers, self.take_read, self.put_read)
-            if not self.closed:
-                self.hand_on(writers, self.take_write, self.put_write)
-        if self.closed:
+            self.hand_on(writers, self.take_write, self.put_write)
+        if self.shut:
             self.finish_close()
 
     @staticmethod
@@ -186,42 +194,74 @@ class PollDesc:
             except IndexError:
                 put(True)
             else:
+                g.ok = True
                 ready(g)
                 return
 
     # -- closing --------------------------------------------------------------------------
 
     def start_close(self) -> bool:
-        """False if it is closed already. Else the fd is given back as soon as nobody writes."""
+        """False if it is closed already. Else the caller shuts the fd down, which nobody
+        gives back before that, and calls `end_close`."""
         with _queue_lock:
             if self.closed:
                 return False
             self.closed = True
-        self.turns = True
         self.news = True
         return True
 
-    def finish_close(self) -> None:
-        """Give the fd back if nobody writes; a writer calls this again when it is done.
+    def end_close(self) -> None:
+        """The fd is shut down: give it back as soon as nobody uses it."""
+        self.shut = True
+        self.turns = True
+        self.wake_reader()
+        self.finish_close()
 
-        ``closed`` and ``turns`` are set before the token is tried here; a writer puts its
-        token back before it looks at ``turns``: one of the two gets here with the token
-        free, and the token lets one of them through. It is never put back.
+    def finish_close(self) -> None:
+        """Give the fd back if nobody uses it; who does calls this again when done.
+
+        ``shut`` and ``turns`` are set before the tokens are tried here; a reader or writer
+        puts its token back before it looks at ``turns``. So the last one gets here with both
+        free. They are never put back.
         """
-        try:
-            self.take_write()
-        except IndexError:
-            return
-        if self.queues is not None:  # those who wait to write find the desc closed
-            writers = self.queues[True]
-            while writers:
+        with _queue_lock:
+            first = not self.gone
+            if first:
                 try:
-                    ready(writers.popleft())
+                    self.take_write()
+                except IndexError:
+                    return
+                try:
+                    self.take_read()
+                except IndexError:
+                    self.put_write(True)
+                    return
+                self.gone = True
+        for queue in self.queues or ():  # there is no token for those who still wait
+            while queue:
+                try:
+                    g = queue.popleft()
                 except IndexError:
                     break
-        self.wake_reader()
+                g.ok = False
+                ready(g)
+        if not first:
+            return
         self.home.runtime.placement.give_back(self.home)
         self.at_home(self.home.poller.detach)
+
+    def abandon(self) -> None:
+        """The run is over and the poller has closed the fd: using it is an error from now on."""
+        self.closed = self.shut = self.gone = self.news = True
+        for take in (self.take_read, self.take_write):
+            try:
+                take()
+            except IndexError:
+                pass
+
+    def abandon(self) -> None:
+        """The run has ended, and the program has left this open."""
+        close_fd(self.fd)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self.fd}{' closed' if self.closed else ''}>"

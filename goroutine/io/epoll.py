@@ -127,8 +127,9 @@ class EpollPoller:
             self.ready(wait.g)
 
     def close(self) -> None:
-        for desc in self.descs.values():  # what the program left open
-            close_fd(desc.fd)
+        for desc in self.descs.values():
+            desc.abandon()
+            desc.abandon()
         self.descs.clear()
         self.once.close()
         self.epoll.close()

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from ..runtime.shared import flags
 from . import ioring
 from .desc import MOST_CHUNKS, PollDesc, close_fd
 from .ioring import abi
@@ -136,7 +137,8 @@ class UringPoller:
         the shutdown that closing a connection does, else by cancelling it.
         """
         key = desc.key
-        if self.descs.pop(key, None) is not None and desc.armed:
+        if self.descs.pop(key, None) is not None and desc.armed and not flags["stop"]:
+            # (At the end of the run the ring goes anyway, and this may not be its thread.)
             self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
         self.fds_to_close.append(desc.fd)
 
@@ -154,8 +156,9 @@ class UringPoller:
     def close(self) -> None:
         for fd in self.fds_to_close:
             close_fd(fd)
-        for desc in self.descs.values():  # what the program left open
-            close_fd(desc.fd)
+        for desc in self.descs.values():
+            desc.abandon()
+            desc.abandon()
         self.fds_to_close.clear()
         self.descs.clear()
         self.ring.close()
@@ -188,7 +191,7 @@ class UringPoller:
             tail = ring.tail
             pending = (tail - sq_head[0]) & MASK
             if timeout == 0:
-                if not pending and not descs and not waits and cq_tail[0] == cq_head[0]:
+                if not (pending or descs or waits or fds_to_close) and cq_tail[0] == cq_head[0]:
                     return 0  # nothing can happen
                 if pending:
                     sq_tail[0] = tail & MASK
