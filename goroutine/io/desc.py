@@ -251,17 +251,14 @@ class PollDesc:
         self.at_home(self.home.poller.detach)
 
     def abandon(self) -> None:
-        """The run is over and the poller has closed the fd: using it is an error from now on."""
+        """The run is over and the program has left this open: using it is an error from now on."""
+        close_fd(self.fd)
         self.closed = self.shut = self.gone = self.news = True
         for take in (self.take_read, self.take_write):
             try:
                 take()
             except IndexError:
                 pass
-
-    def abandon(self) -> None:
-        """The run has ended, and the program has left this open."""
-        close_fd(self.fd)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self.fd}{' closed' if self.closed else ''}>"

@@ -129,7 +129,6 @@ class EpollPoller:
     def close(self) -> None:
         for desc in self.descs.values():
             desc.abandon()
-            desc.abandon()
         self.descs.clear()
         self.once.close()
         self.epoll.close()

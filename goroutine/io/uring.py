@@ -158,7 +158,6 @@ class UringPoller:
             close_fd(fd)
         for desc in self.descs.values():
             desc.abandon()
-            desc.abandon()
         self.fds_to_close.clear()
         self.descs.clear()
         self.ring.close()
