@@ -61,7 +61,7 @@ class Pool:
         self.calls: deque[_Call] = deque()
         self.condition = threading.Condition()
         self.threads: set[threading.Thread] = set()
-        self.free = 0
+        self.free = 0  # threads that are not inside a call; also one that is just beginning
         self.pending = 0  # calls made and not finished (the deadlock rule needs to know)
         self.ended = False
 
@@ -76,27 +76,34 @@ class Pool:
                 return
             thread = threading.Thread(target=self.work, name="goroutine-blocking", daemon=True)
             self.threads.add(thread)
+            self.free += 1
         try:
             thread.start()
         except RuntimeError:  # no more threads: those that run will get to it
             with self.condition:
                 self.threads.discard(thread)
+                self.free -= 1
                 if self.threads:
                     return
-            self.run_one()
+            self.run_all()
 
-    def run_one(self) -> None:
-        try:
-            call = self.calls.popleft()
-        except IndexError:
-            return
-        call.run()
+    def run_all(self) -> None:
+        """Make the calls that wait on this very thread."""
+        while True:
+            with self.condition:
+                if not self.calls:
+                    return
+                call = self.calls.popleft()
+                self.free -= 1
+            call.run()
 
     def finished(self, g: Goroutine[Any]) -> None:
         """Wake the goroutine of a finished call, unless the run has ended meanwhile: then
         it has been closed, and to make it ready would put it into the next run."""
         with self.condition:
             self.pending -= 1
+            # Before g can make its next call, which this thread then takes, not a new one.
+            self.free += 1
             if not self.ended:
                 ready(g)
 
@@ -106,16 +113,16 @@ class Pool:
                 while not self.calls:
                     if self.ended:
                         return self.leave()
-                    self.free += 1
                     called = self.condition.wait(IDLE)
-                    self.free -= 1
                     if not called and not self.calls:
                         return self.leave()
                 call = self.calls.popleft()
+                self.free -= 1
             call.run()
             del call
 
     def leave(self) -> None:
+        self.free -= 1
         self.threads.discard(threading.current_thread())
 
     def close(self) -> None:
