@@ -140,13 +140,15 @@ class TestWake:
     def test_after_sysmon_has_gone_to_sleep(self, io: str) -> None:
         """A machine that gets stuck after a long quiet time is still noticed."""
 
-        async def child(out: Any) -> None:
+        async def child(call: Any, out: Any) -> None:
+            await call.recv()
             await out.send(None)
 
         async def main() -> float:
+            call, out = chan(), chan(1)
+            go(child, call, out)
             await sleep(0.8)  # longer than sysmon's patience
-            out = chan(1)
-            go(child, out)
+            await call.send(None)  # which wakes no machine: the child goes next on this one
             begun = time.monotonic()
             while not len(out) and time.monotonic() < begun + 10:
                 pass  # one long step, with the child in this machine's runnext
