@@ -585,6 +585,7 @@ async def listen(network: str, address: Address) -> Listener:
     and IPv4). Port 0 finds a free one: see `Listener.address`. ``OSError`` names the
     address. Go: net.Listen.
     """
+    current()
     family = family_of(network)
     host, port = parse(address)
     if not host:
@@ -622,6 +623,7 @@ async def dial(network: str, address: Address) -> Conn:
 
     ``OSError`` (``ConnectionRefusedError``, …) names the network and address. Go: net.Dial.
     """
+    current()
     family = family_of(network)
     host, port = parse(address)
     last: OSError | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from .poller import Poller
 __all__ = ["make"]
 
 _log = logging.getLogger("goroutine")
+_lock = threading.Lock()  # machines are made at the same time
 _refused: str | None = None  # why io_uring is not to be had in this process
 
 
@@ -33,7 +35,9 @@ def make(io: str, ready: Callable[[Any], None], number: int, machines: int) -> P
     except OSError as failure:
         if io == "io_uring":
             raise
-        if _refused is None:
+        with _lock:
+            first = _refused is None
             _refused = str(failure)
+        if first:
             _log.warning("io_uring is not available (%s): using epoll", failure)
         return EpollPoller(ready, number, machines)

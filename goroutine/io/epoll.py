@@ -76,7 +76,7 @@ class EpollPoller:
         return True
 
     def waiters(self) -> int:
-        return len(self.readers) + sum(len(queue) for queue in self.waits.values())
+        return len(self.readers) + sum(len(queue) for queue in self.waits.copy().values())
 
     # -- the owner's ----------------------------------------------------------------------
 
@@ -150,7 +150,8 @@ class EpollPoller:
                 if timeout is None:
                     events = wait_events(-1, EVENTS)
                 else:
-                    events = wait_events(timeout, EVENTS)
+                    # Its milliseconds are an int: who sleeps for longer asks again.
+                    events = wait_events(min(timeout, 1e6), EVENTS)
             except InterruptedError:
                 return 0
             made = 0

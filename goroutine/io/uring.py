@@ -137,7 +137,7 @@ class UringPoller:
         the shutdown that closing a connection does, else by cancelling it.
         """
         key = desc.key
-        if self.descs.pop(key, None) is not None and desc.armed and not flags["stop"]:
+        if self.descs.pop(key, None) is not None and desc.armed and not flags.get("stop"):
             # (At the end of the run the ring goes anyway, and this may not be its thread.)
             self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
         self.fds_to_close.append(desc.fd)
@@ -198,9 +198,10 @@ class UringPoller:
             else:
                 if pending:
                     sq_tail[0] = tail & MASK
-                if timeout is None or timeout > 1e6:
+                if timeout is None:
                     result = syscall(enter, fd, pending, 1, bits, None, 0)
                 else:
+                    timeout = min(timeout, 1e6)  # who sleeps for longer asks again
                     seconds = int(timeout)
                     timespec[0] = seconds
                     # Up, never down: a sleep that ends early makes a second one.
