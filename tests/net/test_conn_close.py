@@ -37,14 +37,14 @@ def test_use_after_close(run):
         client.close()
         client.close()
         for step in (
-            lambda: client.read(),
+            client.read,
             lambda: client.read(1),
             lambda: client.read_exactly(1),
             lambda: client.read_into(bytearray(1)),
             lambda: client.write(b"x"),
             lambda: client.write(b""),
             lambda: client.writev([b"x"]),
-            lambda: client.close_write(),
+            client.close_write,
         ):
             failure = await raises(ConnClosed, CLOSED, step())
             assert isinstance(failure, OSError)
