@@ -8,7 +8,7 @@ import time
 from goroutine import Chan, chan, go, start
 
 
-async def player(name: str, mine: Chan[int], other: Chan[int], rounds: int) -> int:
+async def player(mine: Chan[int], other: Chan[int], rounds: int) -> int:
     """Hit the ball back until it has been hit `rounds` times; returns the player's hits."""
     hits = 0
     # Ends when the other player closes our channel: the game is over.
@@ -18,7 +18,6 @@ async def player(name: str, mine: Chan[int], other: Chan[int], rounds: int) -> i
         hits += 1
         await other.send(ball + 1)
     other.close()
-    print(f"{name}: {hits} hits")
     return hits
 
 
@@ -27,10 +26,12 @@ async def main(rounds: int = 100_000) -> None:
     left: Chan[int] = chan()
     right: Chan[int] = chan()
     began = time.perf_counter()
-    players = [go(player, "ping", left, right, rounds), go(player, "pong", right, left, rounds)]
+    players = go(player, left, right, rounds), go(player, right, left, rounds)
     await left.send(0)
-    hits = sum([await g for g in players])  # awaiting a goroutine gives its result
-    print(f"{hits} passes, {(time.perf_counter() - began) / max(hits, 1) * 1e6:.2f} us each")
+    ping, pong = [await g for g in players]  # awaiting a goroutine gives its result
+    each = (time.perf_counter() - began) / max(ping + pong, 1)
+    print(f"ping: {ping} hits\npong: {pong} hits")
+    print(f"{ping + pong} passes, {each * 1e6:.2f} us each")
 
 
 if __name__ == "__main__":

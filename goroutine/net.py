@@ -117,7 +117,7 @@ class Conn(PollDesc):
                         self.news = True
                     return data
             if self.paused:
-                self.news = True  # park_read must have receiving resumed
+                self.at_home(self.home.poller.resume)  # all is read: receive again
             yield self.park
             if self.data is not None:
                 data, self.data = self.data, None

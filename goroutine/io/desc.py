@@ -6,18 +6,19 @@ one writer (the tokens below).
 
 News go from home to the reader in this way:
 
-    home     reader parked? take it out of ``readers`` (dict.pop, atomic), give it the data
+    home     reader parked? take it out of ``parked`` (list.pop, atomic), give it the data
              else leave the news in the desc, set ``news``, look for a reader once more
     reader   no ``news``? suspend, and then (commit):
-             put itself into ``readers``, then look at ``news`` once more;
-             there are some? take itself out again (dict.pop) and go on
+             put itself into ``parked``, then look at ``news`` once more;
+             there are some? take itself out again (list.pop) and go on
 
-Every store is followed by its look with a full fence between (list appends, dict stores and
-slot stores take their object's mutex), so one of the two second looks sees the other party,
-and dict.pop lets one of them have the goroutine. A reader that takes news clears the flag
+Every store is followed by its look with a full fence between (list appends and slot stores
+take their object's mutex), so one of the two second looks sees the other party, and
+list.pop lets one of them have the goroutine. A reader that takes news clears the flag
 first and looks afterwards, so that news that come meanwhile set it again. Home hands data
 over directly only if nothing is left in the desc before it, and only home appends, so the
-order is kept.
+order is kept. With one machine nothing comes between a reader's first look and its commit
+(only poll delivers, in the same thread), so the commit is list.append itself.
 
 Tokens. ``take_read`` pops the one element of a list, ``put_read`` puts it back; whoever has
 it may read. The same for writing. That costs half of a lock. Closing takes both tokens for
@@ -64,20 +65,20 @@ class PollDesc:
         "error",
         "fd",
         "free_write",
-        "g",
         "gone",
         "home",
         "hup",
         "key",
         "news",
         "park",
+        "parked",
         "paused",
         "put_read",
         "put_write",
         "queues",
-        "readers",
         "shut",
         "take_read",
+        "take_reader",
         "take_write",
         "turns",
     )
@@ -88,13 +89,13 @@ class PollDesc:
         self.fd = fd
         self.home = home
         self.key = key
-        poller = home.poller
-        self.readers = poller.readers
-        self.g: Any = None  # the parked reader
+        alone = home.runtime.count == 1
+        self.parked: list[Goroutine[Any]] = []  # the reader that waits, if one does
+        self.take_reader = self.parked.pop
+        self.park: Commit = self.parked.append if alone else self.park_read
         self.data: Any = None  # what it is woken with
-        self.park = self.park_read  # bound once; a cycle, broken by finish_close
 
-        self.news = poller.direct  # something is to be looked at before parking
+        self.news = home.poller.direct  # something is to be looked at before parking
         self.chunks: list[Any] = []  # received and not yet read
         self.eof = False
         self.error = 0  # errno that ended receiving
@@ -112,32 +113,26 @@ class PollDesc:
         token = [True]
         self.take_write, self.put_write = token.pop, token.append
         # With one machine a look at the token is as good as taking it, up to the next yield.
-        self.free_write: Sequence[bool] = token if home.runtime.count == 1 else ()
+        self.free_write: Sequence[bool] = token if alone else ()
         self.turns = False  # somebody waits for a token, or wants to close
         # Who waits to read, who waits to write; made when the first one does.
         self.queues: tuple[deque[Goroutine[Any]], deque[Goroutine[Any]]] | None = None
 
     def park_read(self, g: Goroutine[Any]) -> None:
         """Commit of a read that found nothing."""
-        self.g = g
-        self.readers[self.key] = self
+        self.parked.append(g)
         if self.news:
-            self.second_look(g)
+            self.wake_reader()
 
-    def second_look(self, g: Goroutine[Any]) -> None:
-        """News came while g parked, unless they are of no use to it."""
-        if self.chunks or self.eof or self.error or self.closed or self.home.poller.direct:
-            if self.readers.pop(self.key, None) is not None:
-                self.data = None
-                ready(g)
-        elif self.paused:
-            self.at_home(self.home.poller.resume)
-
-    def wake_reader(self) -> None:
+    def wake_reader(self) -> bool:
         """Have a parked reader look at the desc again. From any thread, after setting news."""
-        if self.readers.pop(self.key, None) is not None:
-            self.data = None
-            ready(self.g)
+        try:
+            g = self.take_reader()
+        except IndexError:
+            return False
+        self.data = None
+        ready(g)
+        return True
 
     def at_home(self, call: Any) -> None:
         """``call(self)`` on the home machine: now if this is it."""

@@ -32,7 +32,6 @@ class EpollPoller:
     direct = True  # readers call read(2) themselves
 
     def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
-        self.readers: dict[int, PollDesc] = {}
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
         self.ready = ready
@@ -76,7 +75,12 @@ class EpollPoller:
         return True
 
     def waiters(self) -> int:
+<<<<<<< HEAD
         return len(self.readers) + sum(len(queue) for queue in self.waits.copy().values())
+=======
+        waiting = sum(len(queue) for queue in list(self.waits.values()))
+        return waiting + sum(len(desc.parked) for desc in list(self.descs.values()))
+>>>>>>> hot
 
     # -- the owner's ----------------------------------------------------------------------
 
@@ -138,8 +142,7 @@ class EpollPoller:
 
     def make_poll(self) -> Callable[[float | None], int]:
         wait_events = self.epoll.poll
-        descs, readers, append = self.descs, self.readers, self.ready
-        take_reader = readers.pop
+        descs, append = self.descs, self.ready
         eventfd, once = self.eventfd, self.once.fileno()
         waits = self.waits
 
@@ -165,10 +168,13 @@ class EpollPoller:
                         desc.hup = True
                     # News first, then the look for a reader: desc.py.
                     desc.news = True
-                    if take_reader(desc.key, None) is not None:
-                        desc.data = None
-                        append(desc.g)
-                        made += 1
+                    try:
+                        g = desc.take_reader()
+                    except IndexError:
+                        continue
+                    desc.data = None
+                    append(g)
+                    made += 1
                 elif fd == eventfd:
                     os.eventfd_read(eventfd)
                 elif fd == once:

@@ -54,9 +54,6 @@ class Poller(Protocol):
     direct: bool
     """Whether readers call read(2) themselves, on readiness."""
 
-    readers: dict[int, Any]
-    """Parked readers of all PollDescs polled here: desc.py."""
-
     keys: count[int]
     """Names for what is made on this machine; unique over all machines. Owner only."""
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from ..runtime.shared import flags
+from ..runtime import shared
 from . import ioring
 from .desc import MOST_CHUNKS, PollDesc, close_fd
 from .ioring import abi
@@ -47,8 +47,7 @@ class UringPoller:
     direct = False  # data comes with the completion; readers don't call read(2)
 
     def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
-        # Readers that are parked; all that is attached; the waits.
-        self.readers: dict[int, PollDesc] = {}
+        # All that is attached, and the waits.
         self.descs: dict[int, PollDesc] = {}
         self.waits: dict[int, Wait] = {}
         # Unique over all machines: a connection may be made on one and polled by another.
@@ -80,7 +79,7 @@ class UringPoller:
         return self.waits.pop(wait.key, None) is not None
 
     def waiters(self) -> int:
-        return len(self.readers) + len(self.waits)
+        return len(self.waits) + sum(len(desc.parked) for desc in list(self.descs.values()))
 
     # -- the owner's ----------------------------------------------------------------------
 
@@ -137,7 +136,7 @@ class UringPoller:
         the shutdown that closing a connection does, else by cancelling it.
         """
         key = desc.key
-        if self.descs.pop(key, None) is not None and desc.armed and not flags.get("stop"):
+        if self.descs.pop(key, None) is not None and desc.armed and not shared.flags.get("stop"):
             # (At the end of the run the ring goes anyway, and this may not be its thread.)
             self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
         self.fds_to_close.append(desc.fd)
@@ -179,11 +178,11 @@ class UringPoller:
         cqes, base = ring.ring_mm, ring.cq_offset
         unpack = struct.Struct("<QiHH").iter_unpack
         memory, release = buffers.data, buffers.release
-        append, take_reader = self.ready, self.readers.pop
+        append = self.ready
         descs, waits = self.descs, self.waits
         fds_to_close, rearm = self.fds_to_close, self.rearm
         other = self.other
-        leave = self.leave
+        leave, find = self.leave, self.descs.get
 
         def poll(timeout: float | None) -> int:
             # -- submit, and wait
@@ -238,17 +237,21 @@ class UringPoller:
                 if flags == DATA:
                     used += 1
                     start = bid << BUFFER_SHIFT
-                    desc = take_reader(key, None)
-                    if desc is not None:
-                        if desc.news:  # older data is left: behind that, and look again
-                            desc.chunks.append(memory[start : start + res])
-                            desc.data = None
-                        else:
-                            desc.data = memory[start : start + res]
-                        append(desc.g)
-                        made += 1
-                    else:
-                        made += leave(key, memory[start : start + res])
+                    desc = find(key)
+                    if desc is None:
+                        continue  # closed meanwhile
+                    data: bytes | None = memory[start : start + res]
+                    try:
+                        g = desc.take_reader()
+                    except IndexError:
+                        made += leave(desc, data)
+                        continue
+                    if desc.news:  # older data is left: behind that, and look again
+                        desc.chunks.append(data)
+                        data = None
+                    desc.data = data
+                    append(g)
+                    made += 1
                 elif flags & 1:
                     used += 1
                     start = bid << BUFFER_SHIFT
@@ -269,17 +272,12 @@ class UringPoller:
 
         return poll
 
-    def leave(self, key: int, data: Any) -> int:
+    def leave(self, desc: PollDesc, data: Any) -> int:
         """Data for which no reader is parked: into the desc. Returns the readers woken."""
-        desc = self.descs.get(key)
-        if desc is None:
-            return 0
         chunks = desc.chunks
         chunks.append(data)
         desc.news = True
-        if self.readers.pop(key, None) is not None:  # it parked meanwhile: it looks again
-            desc.data = None
-            self.ready(desc.g)
+        if desc.wake_reader():  # it parked meanwhile: it looks again
             return 1
         if len(chunks) >= MOST_CHUNKS and not desc.paused and desc.armed:
             self.pause(desc)
@@ -305,13 +303,11 @@ class UringPoller:
             if not more and res != -errno.ECANCELED and res != -errno.EINVAL:
                 self.rearm_accept(desc, res)
             return 0
-        made = 0
         if res > 0:
             # The last of its multishot (the kernel ends one now and then), or more is queued.
-            made = self.leave(key, data)
             if not more and not desc.paused:
                 self.rearm.append(desc)
-            return made
+            return self.leave(desc, data)
         if res == -errno.ENOBUFS:
             if not desc.paused:
                 self.rearm.append(desc)  # after this batch its buffers are free again
@@ -327,11 +323,7 @@ class UringPoller:
         else:
             desc.error = -res
         desc.news = True
-        if self.readers.pop(key, None) is not None:
-            desc.data = None
-            self.ready(desc.g)
-            made = 1
-        return made
+        return int(desc.wake_reader())
 
     def rearm_accept(self, desc: PollDesc, res: int) -> None:
         """Accept again; the listener decides when, after an error such as EMFILE."""

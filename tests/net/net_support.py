@@ -186,7 +186,7 @@ def waits_to_write(conn: Conn) -> bool:
 
 def is_reading(conn: Conn) -> bool:
     """Whether a reader of conn is parked."""
-    return conn.key in conn.readers
+    return bool(conn.parked)
 
 
 async def read_all(conn: Conn) -> bytes:
