@@ -75,12 +75,8 @@ class EpollPoller:
         return True
 
     def waiters(self) -> int:
-<<<<<<< HEAD
-        return len(self.readers) + sum(len(queue) for queue in self.waits.copy().values())
-=======
-        waiting = sum(len(queue) for queue in list(self.waits.values()))
-        return waiting + sum(len(desc.parked) for desc in list(self.descs.values()))
->>>>>>> hot
+        waiting = sum(len(queue) for queue in self.waits.copy().values())
+        return waiting + sum(len(desc.parked) for desc in self.descs.copy().values())
 
     # -- the owner's ----------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class UringPoller:
         return self.waits.pop(wait.key, None) is not None
 
     def waiters(self) -> int:
-        return len(self.waits) + sum(len(desc.parked) for desc in list(self.descs.values()))
+        return len(self.waits) + sum(len(desc.parked) for desc in self.descs.copy().values())
 
     # -- the owner's ----------------------------------------------------------------------
 
