@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import types
 from collections.abc import Generator
 
@@ -78,10 +79,14 @@ def _read_now(fd: int, buffer: bytearray | memoryview) -> int:
     try:
         return os.preadv(fd, [buffer], -1, os.RWF_NOWAIT)
     except OSError as failure:
-        # Files that don't know RWF_NOWAIT; EAGAIN of one that isn't in the page cache.
-        if failure.errno not in _UNSUPPORTED:
+        if failure.errno not in _UNSUPPORTED and not _is_file(fd, failure):
             raise
     return os.readv(fd, [buffer])
+
+
+def _is_file(fd: int, failure: OSError) -> bool:
+    """EAGAIN of a regular file: it never will be ready without waiting (the page cache, locks)."""
+    return failure.errno == errno.EAGAIN and stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE, errno.ENOSYS)
@@ -108,6 +113,8 @@ def _write_now(fd: int, view: memoryview) -> int:
     try:
         return os.pwritev(fd, [view], -1, os.RWF_NOWAIT)
     except OSError as failure:
+        if _is_file(fd, failure):
+            return os.write(fd, view)
         if failure.errno not in _UNSUPPORTED:
             raise
     if os.get_blocking(fd):
