@@ -18,7 +18,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from itertools import repeat
+from itertools import count, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +46,11 @@ BACKLOG = 200e-6
 
 _OWN, _SHARED = "own", "shared"  # what spin() found
 
-SPIN_MOST = 200
-"""The most empty looks at the poller before a machine goes to sleep."""
+SPIN_MOST = 50e-6
+"""The longest a machine looks around for work before it goes to sleep, in seconds: about
+what a sleep and a wake-up cost, so that spinning at most doubles the price of waiting."""
+
+SPIN_LEAST = 2e-6
 
 
 class GoExit(BaseException):
@@ -88,7 +91,7 @@ class Machine:
         self.stealers: list[tuple[Stealer, Machine]] = []
         self.tick = 0  # passes; sysmon sees by it whether this machine gets on
         self.steals = 0
-        self.spins = 20  # how long to spin: doubled when it pays, halved when it doesn't
+        self.spins = 10e-6  # seconds to spin: doubled when it pays, halved when it doesn't
         self.unused_spins = 0
 
     def wake(self) -> None:
@@ -136,7 +139,7 @@ class Machine:
         popleft, append, take_next = batch.popleft, batch.append, runnext.pop
         rotate = p.rotate
         inbox, poll, due = self.inbox, self.poller.poll, timers.next_when
-        globalq, count = self.runtime.globalq, self.runtime.count
+        globalq, machines = self.runtime.globalq, self.runtime.count
         yielded = p.yielded
         give_way = yielded.append
         inherited = 0
@@ -154,7 +157,7 @@ class Machine:
             if yielded:
                 globalq.put(drain(yielded))
             if flags["runq"]:
-                batch.extend(globalq.take(1) if batch else globalq.share(count))
+                batch.extend(globalq.take(1) if batch else globalq.share(machines))
             poll(0)
             if began:
                 # Down at once, up slowly: one pass that was preempted says nothing.
@@ -162,7 +165,7 @@ class Machine:
                 began = 0.0
             if not rotate() and not runnext and not self.find_runnable():
                 continue
-            if idle and count > 1:
+            if idle and machines > 1:
                 # What poll delivers wakes nobody: light steps are done before a sleeper is
                 # awake. If those that wait here will take longer than that, one is woken.
                 steps = min(len(batch), SLICE) or 1
@@ -242,7 +245,7 @@ class Machine:
             self.unused_spins += 1
             if self.unused_spins >= 16:  # try again whether it pays now
                 self.unused_spins = 0
-                self.spins = 8
+                self.spins = 4 * SPIN_LEAST
         return self.sleep()
 
     def take_shared(self) -> bool:
@@ -288,8 +291,9 @@ class Machine:
         poll, inbox, stealers = self.poller.poll, self.inbox, self.stealers
         batch, runnext = self.p.batch, self.p.runnext
         budget = self.spins
+        until = monotonic() + budget
         found = ""
-        for i in range(budget):
+        for i in count():
             # (What poll delivers by way of ready(), as a listener does, is in runnext.)
             if poll(0) or batch or runnext or inbox or flags["stop"]:
                 found = _OWN
@@ -297,7 +301,12 @@ class Machine:
             if (flags["runq"] or (stealers and not i & 7)) and self.take_shared():
                 found = _SHARED
                 break
-        self.spins = min(2 * budget, SPIN_MOST) if found else budget // 2
+            if monotonic() > until:
+                break
+        if found:
+            self.spins = min(2 * budget, SPIN_MOST)
+        else:
+            self.spins = budget / 2 if budget > SPIN_LEAST else 0.0
         return found
 
     def others_have_work(self) -> bool:
