@@ -17,6 +17,8 @@ pytestmark = pytest.mark.timeout(60)
 
 RUNS = 100
 
+PLENTY = bytes(8_000_000)  # more than the kernel takes for a peer that doesn't read
+
 
 def fds() -> dict[str, str]:
     found = {}
@@ -81,7 +83,7 @@ async def leaves_connections() -> None:
         conn = await net.dial("tcp", listener.address)
         await conn.write(b"some")
         go(conn.read, 10)
-        go(conn.write, bytes(8_000_000))
+        go(conn.write, PLENTY)
         await net.dial("tcp", again.address)
     await sleep(0.001)
 
@@ -128,7 +130,9 @@ def test_a_hundred_runs(
     now = alive(Runtime, Goroutine, threading.Thread)
     assert fds() == before[0]
     assert {k: n for k, n in now.items() if n > objects[k] + 1} == {}
-    assert resident() - before[2] < 20_000_000  # a ring's memory alone is 2.5 MB, 230 times
+    # A ring's buffers alone are 2 MB, 230 times. (What threads have freed comes and goes by
+    # some 30 MB, without growing.)
+    assert resident() - before[2] < 100_000_000
 
 
 def test_fds_are_given_back_without_the_collector(io: str) -> None:
