@@ -8,7 +8,7 @@ from _thread import get_ident
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from functools import partial
-from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .context import InContext
@@ -53,6 +53,8 @@ _codes: dict[int, Any] = {}
 
 def _classify(code: Any) -> int:
     """Whether code is a coroutine function's, and whether it can return anything but None."""
+    if code.co_flags & CO_ASYNC_GENERATOR:
+        raise TypeError("go() of an async generator function: it would only make a generator")
     if not code.co_flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE):
         kind = _PLAIN
     elif code.co_flags & CO_ITERABLE_COROUTINE:

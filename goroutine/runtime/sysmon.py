@@ -27,7 +27,7 @@ __all__ = ["Sysmon", "interrupt"]
 PERIOD = 0.01
 """Seconds between two looks. Go's is 20 us growing to 10 ms; its look costs less."""
 
-QUIET = 50
+QUIET = 10
 """Looks without any movement after which sysmon sleeps until it is called."""
 
 

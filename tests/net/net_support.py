@@ -108,8 +108,15 @@ async def elsewhere(call: Callable[[], Any]) -> Any:
     """
     mine = current()
     assert len(mine.runtime.machines) > 1
-    done: list[bool] = []
     end = time.monotonic() + 10
+    while (result := await _somewhere_else(mine, call, end)) is mine:
+        assert time.monotonic() < end, "never ran on another machine"
+    return result
+
+
+async def _somewhere_else(mine: Machine, call: Callable[[], Any], end: float) -> Any:
+    """One attempt. ``mine``: the wrong one of the two was taken by another machine."""
+    done: list[bool] = []
 
     def hog() -> None:
         while not done and time.monotonic() < end:
@@ -117,7 +124,8 @@ async def elsewhere(call: Callable[[], Any]) -> Any:
 
     async def there() -> Any:
         try:
-            assert current() is not mine
+            if current() is mine:
+                return mine
             result = call()
         finally:
             done.append(True)  # what waits now may need the other machine

@@ -9,8 +9,10 @@ import time
 import pytest
 from net_support import (
     CLOSED,
+    Run,
     elsewhere,
     fds,
+    here,
     in_thread,
     is_reading,
     open_until_closed,
@@ -411,6 +413,64 @@ def test_fd_numbers_in_use_again_never_carry_foreign_bytes(run):
         await serving
 
     run(main, bound=30)
+
+
+def test_the_fd_is_not_given_back_before_its_shutdown(run, monkeypatch):
+    """A writer that ends between close's first and second step leaves the fd alone."""
+    shut = net.with_socket_errors_ignored
+
+    async def main():
+        client, server = await pair()
+        gone = open_until_closed(server)
+
+        def writer_ends(fd):
+            if fd == server.fd:
+                server.serve_turns()
+                seen.append(gone())
+            shut(fd)
+
+        seen = []
+        monkeypatch.setattr(net, "with_socket_errors_ignored", writer_ends)
+        server.close()
+        assert seen == [False]
+        await until(gone)
+        client.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("machines", [2, 4])
+def test_the_fd_is_not_given_back_while_it_is_read(machines, monkeypatch):
+    """By epoll readers call read(2), away from home too: its number must be theirs till then."""
+    seen = []
+
+    async def main():
+        client, server = await pair()
+        gone = open_until_closed(server)
+        read = os.read
+
+        def slow_read(fd, n):
+            if fd == server.fd and not seen:
+                assert here() is not server.home
+                server.close()
+                passed = threading.Event()
+                server.home.post(passed.set)  # behind whatever closing has posted
+                assert passed.wait(5)
+                seen.append(gone())
+            return read(fd, n)
+
+        monkeypatch.setattr(os, "read", slow_read)
+        await client.write(b"x")
+        # (The read may not have had anything to wait for.)
+        step = lambda: closed_while(lambda: server.read(1))  # noqa: E731
+        while here() is not server.home:
+            await elsewhere(lambda: None)
+        await elsewhere(step)
+        assert seen == [False]
+        await until(gone)
+        client.close()
+
+    Run("epoll", machines)(main)
 
 
 def test_a_dropped_connection_object_is_not_lost(run_one):

@@ -128,7 +128,7 @@ def receive_exactly(client, n):
 
 
 def test_big_messages_of_several_writers_are_not_mixed(run):
-    size, rounds, writers = 400_000, 3, 4
+    size, rounds, writers = MB, 3, 4
 
     async def main():
         client, server = await raw_pair(RCVBUF=16384)
@@ -138,6 +138,7 @@ def test_big_messages_of_several_writers_are_not_mixed(run):
                 assert await server.write(letter * size) == size
 
         gs = [go(write, bytes([65 + i])) for i in range(writers)]
+        await until(lambda: waits_to_write(server))
         got = await in_thread(lambda: receive_exactly(client, size * rounds * writers))
         for g in gs:
             await g
