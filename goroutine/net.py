@@ -452,9 +452,15 @@ class Listener(PollDesc):
         if self.closed:
             self._lock.release()
             raise ConnClosed(errno.EBADF, CLOSED)
+        g.value = None
         self._waiting.append(g)
-        # Released after the frame has stopped, as in channel.py.
-        yield cast(Commit, self._lock.__exit__)
+        try:
+            # Released after the frame has stopped, as in channel.py.
+            yield cast(Commit, self._lock.__exit__)
+        except BaseException:
+            if g.value is not None:  # handed over, and nobody will take it
+                close_fd(g.value)
+            raise
         fd = g.value
         g.value = None
         if fd < 0:
