@@ -140,6 +140,30 @@ def ends(client):
         return True
 
 
+@pytest.mark.parametrize("way", ["accept", "serve"])
+def test_handed_to_an_acceptor_that_never_ran_again(run_one, way):
+    """The run ends between the two: the connection's fd goes with it."""
+
+    async def main():
+        listener = await net.listen("tcp", "127.0.0.1:0")
+        ours, theirs = socket.socketpair()
+
+        async def hand_over():
+            try:
+                await chan().recv()
+            finally:  # while the run ends, the acceptor's turn to be closed comes next
+                assert listener._waiting
+                with ours:
+                    listener.accepted(theirs.detach())  # as the poller does
+
+        go(hand_over)
+        await goroutine.gosched()
+        go(listener.accept) if way == "accept" else go(listener.serve, echo)
+        await until(lambda: listener._waiting)
+
+    run_one(main)  # which looks at the fds
+
+
 def test_async_for_ends_with_the_listener(run):
     async def main():
         seen = []
