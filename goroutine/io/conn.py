@@ -1,0 +1,351 @@
+"""Conn: a stream connection on a PollDesc. Made by net.listen and net.dial.
+
+A connection is received for by one machine, its *home*, for as long as it lives. A
+goroutine that reads it may run anywhere; when it has to wait, it goes on at home, where the
+data arrives. So a handler stays with its connection's machine without being pinned to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import types
+from collections.abc import Callable, Generator, Iterable
+from os import write as os_write
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import ConnClosed
+from ..runtime.goroutine import Commit
+from ..runtime.machine import Machine
+from ..runtime.shared import current
+from .address import format_address
+from .desc import PollDesc
+from .poller import POLLOUT, Wait
+
+__all__ = ["CLOSED", "Conn", "borrowed", "new_conn", "shut_down"]
+
+CLOSED = "use of closed network connection"
+WRITE_MOST = 1 << 18  # bytes per write(2) once a socket has been full: others want a turn
+
+
+class Conn(PollDesc):
+    """A connection. Reads and writes may overlap; reads are serialised, and so are writes.
+
+    Usable as ``async with conn:``, which closes it.
+    """
+
+    __slots__ = ("_local", "_remote")
+
+    def __init__(self, fd: int, home: Machine, key: int) -> None:
+        super().__init__(fd, home, key)
+        self._local = self._remote = ""
+
+    # -- reading --------------------------------------------------------------------------
+
+    @types.coroutine
+    def read(self, n: int = 65536) -> Generator[Commit, None, bytes]:
+        """Up to ``n`` bytes, as soon as there are any; ``b""`` at the end of the stream.
+
+        ``ConnectionResetError`` if the peer reset it, `ConnClosed` if it was closed here,
+        also while this read waits. Cancel safety: a cancelled read has taken no data.
+        Go: Conn.Read.
+        """
+        if n < 1:
+            return self.nothing(n)
+        try:
+            self.take_read()
+        except IndexError:
+            yield from self.wait_to_read()
+        try:
+            if not self.news:
+                # The usual case, short; all others are behind the flag.
+                yield self.park
+                data: bytes | None = self.data
+                if data is not None:
+                    self.data = None
+                    if len(data) <= n:
+                        return data
+                    self.chunks.insert(0, data)
+            return (yield from self.receive(n))
+        finally:
+            self.put_read(True)
+            if self.turns:
+                self.serve_turns()
+
+    def receive(self, n: int) -> Generator[Commit, None, bytes]:
+        """read() for who holds the token."""
+        chunks = self.chunks
+        direct = self.home.poller.direct
+        data: bytes
+        while True:
+            self.news = False  # then look: news that come now set it again
+            if self.closed:
+                return self.ended()
+            if chunks:
+                data = chunks.pop(0)
+                break
+            if self.eof or self.error:
+                return self.ended()
+            if direct:
+                try:
+                    data = os.read(self.fd, n)
+                except BlockingIOError:
+                    pass
+                except OSError as failure:
+                    self.error = failure.errno or errno.EIO
+                    return self.ended()
+                else:
+                    if not data and n:
+                        self.eof = True
+                        return self.ended()
+                    # A short read has drained the socket: the next one parks at once.
+                    if len(data) == n or self.hup:
+                        self.news = True
+                    return data
+            if self.paused:
+                self.at_home(self.home.poller.resume)  # all is read: receive again
+            yield self.park
+            if self.data is not None:
+                data, self.data = self.data, None
+                break
+        if len(data) > n:
+            chunks.insert(0, data[n:])
+            data = data[:n]
+        if chunks or self.eof or self.error or self.paused:
+            self.news = True
+        return data
+
+    def nothing(self, n: int) -> bytes:
+        """What a read of no bytes gives, at once; fewer are an error."""
+        if n < 0:
+            raise ValueError("read of a negative number of bytes")
+        if self.closed:
+            raise ConnClosed(errno.EBADF, CLOSED)
+        return b""
+
+    def wait_to_read(self) -> Generator[Commit]:
+        """The read token, or `ConnClosed`: closing has it for good."""
+        if not (yield from self.wait_turn(False)):
+            raise ConnClosed(errno.EBADF, CLOSED)
+
+    def ended(self) -> bytes:
+        """What a read gives when nothing is left and nothing more will come."""
+        self.news = True  # for ever
+        if self.closed:
+            raise ConnClosed(errno.EBADF, CLOSED)
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        return b""
+
+    @types.coroutine
+    def read_exactly(self, n: int) -> Generator[Commit, None, bytes]:
+        """Exactly ``n`` bytes. ``EOFError`` if the stream ends before (what came is lost).
+
+        Other readers are not served in between. Go: io.ReadFull.
+        """
+        if n < 1:
+            return self.nothing(n)
+        try:
+            self.take_read()
+        except IndexError:
+            yield from self.wait_to_read()
+        try:
+            data = yield from self.receive(n)
+            if len(data) == n:
+                return data
+            parts = [data]
+            missing = n - len(data)
+            while missing:
+                data = yield from self.receive(missing)
+                if not data:
+                    raise EOFError(f"unexpected EOF: {missing} of {n} bytes missing")
+                parts.append(data)
+                missing -= len(data)
+            return b"".join(parts)
+        finally:
+            self.put_read(True)
+            if self.turns:
+                self.serve_turns()
+
+    async def read_into(self, buffer: bytearray | memoryview) -> int:
+        """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream."""
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError("read_into() needs a buffer that is not read-only")
+        data = await self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    # -- writing --------------------------------------------------------------------------
+
+    @types.coroutine
+    def write(self, data: bytes | bytearray | memoryview) -> Generator[Commit, None, int]:
+        """Write all of ``data``; waits while the peer takes no more. Returns len(data).
+
+        ``BrokenPipeError`` or ``ConnectionResetError`` if the peer is gone, `ConnClosed` if
+        the connection was closed here. After an error some of the data may have been sent.
+        Go: Conn.Write.
+        """
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")
+        n = 0
+        if self.free_write:
+            # One machine only: nobody comes between this look at the token and the write.
+            try:
+                n = os_write(self.fd, data)
+            except BlockingIOError:
+                pass
+            except OSError as failure:
+                raise self.write_failed(failure) from None
+            if n == len(data):
+                return n
+        try:
+            self.take_write()
+        except IndexError:
+            yield from self.wait_to_write()
+        try:
+            if not n:
+                try:
+                    n = os_write(self.fd, data)
+                except BlockingIOError:
+                    pass
+                except OSError as failure:
+                    raise self.write_failed(failure) from None
+            if n != len(data):
+                yield from self.write_rest(data, n)
+        finally:
+            self.put_write(True)
+            if self.turns:
+                self.serve_turns()
+        return len(data)
+
+    def wait_to_write(self) -> Generator[Commit]:
+        """The write token, or `ConnClosed`: closing has it for good."""
+        if not (yield from self.wait_turn(True)):
+            raise ConnClosed(errno.EBADF, CLOSED)
+
+    def write_failed(self, failure: OSError) -> OSError:
+        """What a write is told: that we closed the connection explains every error."""
+        return ConnClosed(errno.EBADF, CLOSED) if self.closed else failure
+
+    def write_rest(self, data: bytes | memoryview, n: int) -> Generator[Commit]:
+        """The part the socket had no room for. Blocked writes wait for readiness, and the
+        bytes stay with the goroutine: a write that another machine can take over."""
+        view = memoryview(data)
+        while n < len(view):
+            yield Wait(self.fd, POLLOUT).park
+            if self.closed:
+                raise ConnClosed(errno.EBADF, CLOSED)
+            try:
+                n += os_write(self.fd, view[n : n + WRITE_MOST])
+            except BlockingIOError:
+                pass
+            except OSError as failure:
+                raise self.write_failed(failure) from None
+
+    async def writev(self, buffers: Iterable[bytes | bytearray | memoryview]) -> int:
+        """Write all buffers, one after the other, with nothing in between. Go: net.Buffers."""
+        return await self.write(b"".join(buffers))
+
+    @types.coroutine
+    def _shut(self) -> Generator[Commit]:
+        try:
+            self.take_write()
+        except IndexError:
+            yield from self.wait_to_write()
+        try:
+            shutdown(self.fd, socket.SHUT_WR)
+        except OSError as failure:
+            raise self.write_failed(failure) from None
+        finally:
+            self.put_write(True)
+            if self.turns:
+                self.serve_turns()
+
+    async def close_write(self) -> None:
+        """Send the end of the stream; reading goes on. Go: TCPConn.CloseWrite."""
+        await self._shut()
+
+    # -- the rest -------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close it. What has been written is still sent; who reads or writes it gets
+        `ConnClosed`. More than once does no harm. Go: Conn.Close."""
+        if not self.start_close():
+            return
+        # The peer learns at once, and both a receive that the kernel holds the socket for
+        # and a blocked writer come to an end.
+        shut_down(self.fd)
+        self.end_close()
+
+    @property
+    def local_address(self) -> str:
+        """Our end, as "host:port"."""
+        if not self._local:
+            self._local = self._name(socket.socket.getsockname)
+        return self._local
+
+    @property
+    def remote_address(self) -> str:
+        """The peer's end, as "host:port"."""
+        if not self._remote:
+            self._remote = self._name(socket.socket.getpeername)
+        return self._remote
+
+    def _name(self, ask: Callable[[socket.socket], Any]) -> str:
+        if self.closed:
+            raise ConnClosed(errno.EBADF, CLOSED)
+        with borrowed(self.fd) as s:
+            return format_address(ask(s))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class borrowed:
+    """A socket object for an fd that stays ours."""
+
+    def __init__(self, fd: int) -> None:
+        self.socket = socket.socket(fileno=fd)
+
+    def __enter__(self) -> socket.socket:
+        return self.socket
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.detach()
+
+
+def shutdown(fd: int, how: int) -> None:
+    with borrowed(fd) as s:
+        s.shutdown(how)
+
+
+def shut_down(fd: int) -> None:
+    """shutdown(2) of a socket that may be gone already."""
+    try:
+        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+    except OSError:
+        return
+    try:
+        s.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    finally:
+        s.detach()
+
+
+def new_conn(fd: int, home: Machine) -> Conn:
+    """A connection for a connected, non-blocking socket, polled by ``home``."""
+    conn = Conn(fd, home, next(current().poller.keys))
+    conn.at_home(home.poller.attach)
+    return conn

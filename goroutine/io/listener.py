@@ -1,0 +1,251 @@
+"""Listener: accepts connections, and serves them over all machines. Made by net.listen."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import types
+from _thread import get_ident
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, cast
+
+from ..errors import ConnClosed
+from ..runtime.goroutine import Commit, Goroutine
+from ..runtime.machine import Machine
+from ..runtime.park import ready
+from ..runtime.shared import current, flags
+from ..runtime.spawn import spawners
+from ..runtime.timers import Timer
+from .conn import CLOSED, Conn, borrowed, new_conn, shut_down
+from .desc import PollDesc, close_fd
+
+__all__ = ["Listener"]
+
+_log = logging.getLogger("goroutine.net")
+
+
+class Listener(PollDesc):
+    """Accepts connections. ``async with`` closes it; ``async for conn in listener`` accepts.
+
+    One machine accepts; the connections are spread over all (runtime.placement), which
+    balances exactly: the kernel's own split of SO_REUSEPORT is random (perf/NOTES.md).
+    """
+
+    accepting = True
+
+    __slots__ = ("_delay", "_lock", "_waiting", "address")
+
+    def __init__(self, fd: int, home: Machine, key: int, address: str) -> None:
+        super().__init__(fd, home, key)
+        self.address = address
+        """Where it listens, as "host:port", with the port that was found for port 0."""
+        self._lock = threading.Lock()
+        self._waiting: deque[Goroutine[Any]] = deque()
+        self._delay = 0.0
+
+    # -- from the poller, on the home machine -----------------------------------------------
+
+    def accepted(self, result: int) -> None:
+        """An fd, or a negative errno, from a multishot accept."""
+        if result >= 0:
+            self._delay = 0.0
+            with self._lock:
+                if self.closed:
+                    close_fd(result)
+                    return
+                if not self._waiting:
+                    self.chunks.append(result)
+                    return
+                g = self._waiting.popleft()
+            g.value = result
+            ready(g)
+            return
+        code = -result
+        if self.closed or code in (errno.ECANCELED, errno.EBADF, errno.EINVAL):
+            return
+        if code in _RETRY_NOW:
+            self._resume(None)
+            return
+        # Out of fds or memory: it may pass. Go's Serve waits 5 ms, doubling up to 1 s.
+        self._delay = min(1.0, self._delay * 2 or 0.005)
+        why = os.strerror(code)
+        _log.warning("accept on %s: %s; again in %g s", self.address, why, self._delay)
+        self.home.p.timers.add(Timer(monotonic() + self._delay, self._resume, None))
+
+    def _resume(self, _: None) -> None:
+        """From any thread: sysmon fires the timers of a machine that is late."""
+        self.at_home(Listener._accept_again)
+
+    def _accept_again(self) -> None:
+        if not self.closed:
+            if self.home.poller.direct:
+                self.accept_all()
+            else:
+                self.at_home(self.home.poller.resume)
+
+    def accept_all(self) -> None:
+        """The epoll way: until there are no more."""
+        with borrowed(self.fd) as s:
+            while not self.closed:
+                try:
+                    fd, _ = s._accept()  # type: ignore[attr-defined]
+                except BlockingIOError:
+                    return
+                except OSError as failure:
+                    self.accepted(-(failure.errno or errno.EIO))
+                    if failure.errno not in _RETRY_NOW:
+                        return
+                else:
+                    os.set_blocking(fd, False)
+                    self.accepted(fd)
+
+    # -- accepting ------------------------------------------------------------------------
+
+    @types.coroutine
+    def _accept_fd(self) -> Generator[Commit, None, int]:
+        g = current().g
+        if g is None:
+            raise RuntimeError("not in a goroutine, or in one that is being closed")
+        self._lock.acquire()
+        if self.chunks:
+            fd: int = self.chunks.pop(0)
+            self._lock.release()
+            return fd
+        if self.closed:
+            self._lock.release()
+            raise ConnClosed(errno.EBADF, CLOSED)
+        g.value = None
+        self._waiting.append(g)
+        try:
+            # Released after the frame has stopped, as in channel.py.
+            yield cast(Commit, self._lock.__exit__)
+        except BaseException:
+            if g.value is not None:  # handed over, and nobody will take it
+                close_fd(g.value)
+            raise
+        fd = g.value
+        g.value = None
+        if fd < 0:
+            raise ConnClosed(errno.EBADF, CLOSED)
+        return fd
+
+    async def accept(self) -> Conn:
+        """The next connection. `ConnClosed` once the listener is closed, also meanwhile.
+
+        Cancel safety: a cancelled accept has accepted nothing. Go: Listener.Accept.
+        """
+        fd = await self._accept_fd()
+        return new_conn(fd, self.home.runtime.placement.take())
+
+    async def serve(self, handler: Callable[[Conn], Awaitable[object]]) -> None:
+        """Call ``handler(conn)`` in a goroutine of its own for every connection.
+
+        Returns when the listener is closed; handlers go on. The connection is closed when
+        its handler returns or fails; a failure is logged and concerns nobody else.
+        Go: http.Server.Serve.
+        """
+        while True:
+            try:
+                fd = await self._accept_fd()
+            except ConnClosed:
+                return
+            m = self.home.runtime.placement.take()
+            if m is current():
+                _begin(fd, m, handler)
+            else:
+                m.post(lambda fd=fd, m=m: _begin(fd, m, handler))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop listening. Connections that nobody has accepted are closed. Go: Close."""
+        with self._lock:
+            if not self.start_close():
+                return
+            waiting, self._waiting = list(self._waiting), deque()
+            fds, self.chunks = list(self.chunks), []
+        for fd in fds:
+            close_fd(fd)
+        for g in waiting:
+            g.value = -1
+            ready(g)
+        shut_down(self.fd)
+        self.end_close()
+
+    def abandon(self) -> None:
+        """With the connections that nobody has accepted."""
+        super().abandon()
+        for fd in self.chunks:
+            close_fd(fd)
+
+    def __aiter__(self) -> AsyncIterator[Conn]:
+        return self
+
+    async def __anext__(self) -> Conn:
+        try:
+            return await self.accept()
+        except ConnClosed:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+_RETRY_NOW = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN)
+
+
+class _Handler(Goroutine[Any]):
+    """A goroutine of serve(): closes its connection at its end, and survives its failure.
+
+    Hooks instead of a coroutine around the handler: that would cost 80 ns a step.
+    """
+
+    __slots__ = ("conn",)
+
+    conn: Conn
+
+    def wake_joiners(self) -> None:
+        self.conn.close()
+        super().wake_joiners()
+
+    def failed(self, failure: BaseException) -> bool:
+        if not isinstance(failure, Exception):
+            return False
+        if self.conn.closed or isinstance(failure, ConnectionError):
+            # The peer went away, or somebody closed the connection under the handler.
+            _log.debug("connection of %s: %s", self.name, failure)
+        else:
+            _log.error("%s failed; its connection is closed", self.name, exc_info=failure)
+        return True
+
+
+def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) -> None:
+    """On machine m: make the connection and its goroutine, here where both will live."""
+    if flags["stop"]:
+        m.runtime.placement.give_back(m)
+        close_fd(fd)
+        return
+    conn = new_conn(fd, m)
+    g = _Handler()
+    g.conn = conn
+    try:
+        steps = handler(conn).__await__()
+    except Exception as failure:
+        g.fn = handler
+        g.failed(failure)
+        conn.close()
+        return
+    g.it = steps
+    g.joiners = []  # not None: wake_joiners is called at the end
+    spawners[get_ident()](g, handler)
