@@ -27,6 +27,7 @@ from net_support import (
 
 import goroutine
 from goroutine import ConnClosed, go, net
+from goroutine.io import conn as conn_module
 
 LONG = bool(os.environ.get("GOROUTINE_STRESS"))
 
@@ -417,7 +418,7 @@ def test_fd_numbers_in_use_again_never_carry_foreign_bytes(run):
 
 def test_the_fd_is_not_given_back_before_its_shutdown(run, monkeypatch):
     """A writer that ends between close's first and second step leaves the fd alone."""
-    shut = net.with_socket_errors_ignored
+    shut = conn_module.shut_down
 
     async def main():
         client, server = await pair()
@@ -430,7 +431,7 @@ def test_the_fd_is_not_given_back_before_its_shutdown(run, monkeypatch):
             shut(fd)
 
         seen = []
-        monkeypatch.setattr(net, "with_socket_errors_ignored", writer_ends)
+        monkeypatch.setattr(conn_module, "shut_down", writer_ends)
         server.close()
         assert seen == [False]
         await until(gone)
