@@ -44,6 +44,9 @@ INHERIT = 16
 BACKLOG = 200e-6
 """Seconds of waiting work (by the measure of the last passes) for which a sleeper is woken."""
 
+MANY = 4
+"""A poll that delivers so many is worth repeating before anything is done about sleeping."""
+
 _OWN, _SHARED = "own", "shared"  # what spin() found
 
 SPIN_MOST = 50e-6
@@ -143,6 +146,7 @@ class Machine:
         yielded = p.yielded
         give_way = yielded.append
         inherited = 0
+        many = False  # whether the last poll delivered many: then the next one will, too
         began, steps, per_step = 0.0, 1, 0.0  # of the last pass, while others sleep
 
         while True:
@@ -158,13 +162,17 @@ class Machine:
                 globalq.put(drain(yielded))
             if flags["runq"]:
                 batch.extend(globalq.take(1) if batch else globalq.share(machines))
-            poll(0)
+            if many or batch or runnext:
+                many = poll(0) >= MANY
             if began:
                 # Down at once, up slowly: one pass that was preempted says nothing.
                 per_step = min((monotonic() - began) / steps, 1.25 * per_step + 1e-7)
                 began = 0.0
-            if not rotate() and not runnext and not self.find_runnable():
-                continue
+            if not rotate() and not runnext:
+                # Nothing to run: the poller, asked to wait, looks as well as poll(0) would.
+                if not self.find_runnable():
+                    continue
+                many = len(batch) >= MANY
             if idle and machines > 1:
                 # What poll delivers wakes nobody: light steps are done before a sleeper is
                 # awake. If those that wait here will take longer than that, one is woken.
@@ -225,10 +233,12 @@ class Machine:
 
         Go: findRunnable, from the global queue on.
         """
-        if self.take_shared():
+        if not self.stealers:
+            if self.spins and self.spin():
+                return True
+        elif self.take_shared():
             return True
-        busy = len(self.runtime.machines)
-        if self.spins and may_spin(busy):
+        elif self.spins and may_spin(self.runtime.count):
             spinning[self.id] = True
             try:
                 found = self.spin()
@@ -241,7 +251,7 @@ class Machine:
                 if found is _SHARED or flags["runq"] or self.others_have_work():
                     wakep()
                 return True
-        elif not self.spins:
+        if not self.spins:
             self.unused_spins += 1
             if self.unused_spins >= 16:  # try again whether it pays now
                 self.unused_spins = 0
@@ -319,17 +329,24 @@ class Machine:
         idle[number] = self  # announce: a dict store is a full fence (shared.py)
         # The second look. Whoever published before our announcement became visible may have
         # seen no sleeper; whatever they published is visible to us here.
-        if self.p.runnext or self.inbox or flags["stop"] or self.take_shared():
+        p = self.p
+        if (
+            p.runnext
+            or self.inbox
+            or flags["stop"]
+            or flags["runq"]
+            or (self.stealers and self.steal())
+        ):
             idle.pop(number, None)
-            return True
-        self.p.sweep()  # else slots that thieves emptied keep their goroutines alive
-        when = self.p.timers.next_when()
+            return bool(p.batch)
+        p.sweep()  # else slots that thieves emptied keep their goroutines alive
+        when = p.timers.next_when()
         timeout = None if when is None else max(0.0, when - monotonic())
         self.poller.poll(timeout)
         idle.pop(number, None)  # else somebody took us out: his wake-up is or was under way
         if not flags["sysmon"]:
             self.runtime.sysmon.call()
-        return bool(self.p.batch)
+        return bool(p.batch)
 
     def drain_inbox(self) -> None:
         """Make the calls that other threads asked for."""
