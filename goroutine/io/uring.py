@@ -188,7 +188,7 @@ class UringPoller:
             # -- submit, and wait
             tail = ring.tail
             pending = (tail - sq_head[0]) & MASK
-            if timeout == 0:
+            if timeout == 0 or fds_to_close:  # (those must not wait for the end of a sleep)
                 if not (pending or descs or waits or fds_to_close) and cq_tail[0] == cq_head[0]:
                     return 0  # nothing can happen
                 if pending:

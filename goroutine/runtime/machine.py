@@ -162,14 +162,15 @@ class Machine:
                 globalq.put(drain(yielded))
             if flags["runq"]:
                 batch.extend(globalq.take(1) if batch else globalq.share(machines))
-            if many or batch or runnext:
+            # With nothing to run, a single machine goes straight to the poll that waits. One
+            # of several may steal first, over and over: its own I/O must not wait for that.
+            if many or batch or runnext or machines > 1:
                 many = poll(0) >= MANY
             if began:
                 # Down at once, up slowly: one pass that was preempted says nothing.
                 per_step = min((monotonic() - began) / steps, 1.25 * per_step + 1e-7)
                 began = 0.0
             if not rotate() and not runnext:
-                # Nothing to run: the poller, asked to wait, looks as well as poll(0) would.
                 if not self.find_runnable():
                     continue
                 many = len(batch) >= MANY

@@ -28,6 +28,7 @@ from net_support import (
 import goroutine
 from goroutine import ConnClosed, go, net
 from goroutine.io import conn as conn_module
+from goroutine.runtime.shared import current
 
 LONG = bool(os.environ.get("GOROUTINE_STRESS"))
 
@@ -491,3 +492,31 @@ def test_a_dropped_connection_object_is_not_lost(run_one):
     before = fds()
     run_one(main)
     assert fds() == before
+
+
+def test_the_last_fd_is_given_back_before_the_machine_sleeps(io):
+    """Nothing else happens after the close: no timer, no event, one machine that goes to sleep."""
+    seen = []
+
+    async def main():
+        gate = goroutine.chan()
+        client, server = await pair()
+        gone = open_until_closed(server)
+        client.close()
+        assert await server.read() == b""  # the receive has ended: closing cancels nothing
+
+        def look():
+            end = time.monotonic() + 10
+            while not gone() and time.monotonic() < end:
+                time.sleep(0.001)
+            seen.append(gone())
+            go(gate.send, None)
+
+        threading.Thread(target=look).start()
+        m = current()
+        m.spins, m.unused_spins = 0.0, -1_000_000  # spinning would look in passing
+        server.close()
+        await gate.recv()
+
+    goroutine.start(main, machines=1, io=io)
+    assert seen == [True]
