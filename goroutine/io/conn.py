@@ -273,7 +273,7 @@ class Conn(PollDesc):
     def close(self) -> None:
         """Close it. What has been written is still sent; who reads or writes it gets
         `ConnClosed`. More than once does no harm. Go: Conn.Close."""
-        if not self.start_close():
+        if self.foreign_close(Conn.close) or not self.start_close():
             return
         # The peer learns at once, and both a receive that the kernel holds the socket for
         # and a blocked writer come to an end.

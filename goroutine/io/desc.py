@@ -195,6 +195,18 @@ class PollDesc:
 
     # -- closing --------------------------------------------------------------------------
 
+    def foreign_close(self, close: Any) -> bool:
+        """Whether this thread is no machine: then the home machine closes it, soon.
+
+        A lone machine's readers park without a second look (see above), which is right only
+        as long as nothing is done to them from another thread.
+        """
+        if machine_or_none() is not None:
+            return False
+        if not self.closed:
+            self.home.post(lambda: close(self))
+        return True
+
     def start_close(self) -> bool:
         """False if it is closed already. Else the caller shuts the fd down, which nobody
         gives back before that, and calls `end_close`."""

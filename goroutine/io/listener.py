@@ -162,6 +162,8 @@ class Listener(PollDesc):
 
     def close(self) -> None:
         """Stop listening. Connections that nobody has accepted are closed. Go: Close."""
+        if self.foreign_close(Listener.close):
+            return
         with self._lock:
             if not self.start_close():
                 return
