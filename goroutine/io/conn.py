@@ -27,6 +27,7 @@ from .poller import POLLOUT, Wait
 __all__ = ["CLOSED", "Conn", "borrowed", "new_conn", "shut_down"]
 
 CLOSED = "use of closed network connection"
+BUFFER = 4096  # one completion never brings more (uring.BUFFER_SHIFT)
 WRITE_MOST = 1 << 18  # bytes per write(2) once a socket has been full: others want a turn
 
 
@@ -65,7 +66,7 @@ class Conn(PollDesc):
                 data: bytes | None = self.data
                 if data is not None:
                     self.data = None
-                    if len(data) <= n:
+                    if n >= BUFFER or len(data) <= n:
                         return data
                     self.chunks.insert(0, data)
             return (yield from self.receive(n))

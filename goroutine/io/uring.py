@@ -34,7 +34,7 @@ WAKE = 1
 FIRST_KEY = 16
 
 BUFFERS = 512
-BUFFER_SHIFT = 12  # 4 KiB each: 2 MiB in all, about a core's second-level cache
+BUFFER_SHIFT = 12  # 4 KiB each (conn.BUFFER): 2 MiB in all, about a core's second-level cache
 
 MASK = 0xFFFFFFFF
 DATA = abi.CQE_F_BUFFER | abi.CQE_F_MORE
