@@ -106,13 +106,13 @@ class EpollPoller:
     def attach(self, desc: PollDesc) -> None:
         if desc.closed:
             return
+        self.descs[desc.fd] = desc
         try:
             self.epoll.register(desc.fd, EDGES)
         except OSError as failure:
             desc.error = failure.errno or errno.EIO
+            desc.news = True
             desc.wake_reader()
-            return
-        self.descs[desc.fd] = desc
 
     def resume(self, desc: PollDesc) -> None:
         """Nothing to resume: what isn't read stays in the socket."""

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from ..errors import ConnClosed
-from ..runtime.goroutine import Commit, Goroutine
+from ..runtime.goroutine import Commit, Goroutine, describe
 from ..runtime.machine import Machine
 from ..runtime.park import ready
 from ..runtime.shared import current, flags
@@ -242,7 +242,13 @@ def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) ->
     g = _Handler()
     g.conn = conn
     try:
-        steps = handler(conn).__await__()
+        called = handler(conn)
+        if not isinstance(called, Awaitable):
+            raise TypeError(
+                f"serve() takes an async def handler; {describe(handler)} returned"
+                f" {type(called).__name__}"
+            )
+        steps = called.__await__()
     except Exception as failure:
         g.fn = handler
         g.failed(failure)

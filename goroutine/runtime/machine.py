@@ -18,7 +18,9 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from functools import cache
 from itertools import count, repeat
+from math import gcd
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -269,14 +271,20 @@ class Machine:
         return self.steal()
 
     def steal(self) -> bool:
-        """Half of somebody's queue, from a random start. Go: stealWork."""
+        """Half of somebody's queue: all others once, in a random order. Go: stealWork.
+
+        The order is a random start and a random stride coprime to their number, so that
+        thieves who set out together don't follow each other. Go: stealOrder.
+        """
         stealers = self.stealers
         n = len(stealers)
         if not n:
             return False
-        start = random.randrange(n) if n > 1 else 0
-        for i in range(start, start + n):
-            steal, victim = stealers[i % n]
+        at = random.randrange(n) if n > 1 else 0
+        stride = random.choice(coprimes(n)) if n > 2 else 1
+        for _ in repeat(None, n):
+            steal, victim = stealers[at]
+            at = (at + stride) % n
             got = steal(False)
             if not got:
                 # runnext belongs to whoever is about to run it, unless that machine is
@@ -381,6 +389,12 @@ class Machine:
             g.wake_joiners()
             return
         self.runtime.panicked(g, failure)
+
+
+@cache
+def coprimes(n: int) -> tuple[int, ...]:
+    """The strides with which a walk over n places visits each of them once."""
+    return tuple(k for k in range(1, n + 1) if gcd(k, n) == 1)
 
 
 def drain(queue: deque[Goroutine[Any]]) -> list[Goroutine[Any]]:
