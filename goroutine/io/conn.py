@@ -13,8 +13,7 @@ import socket
 import types
 from collections.abc import Callable, Generator, Iterable
 from os import write as os_write
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..errors import ConnClosed
 from ..runtime.goroutine import Commit
@@ -300,17 +299,6 @@ class Conn(PollDesc):
             raise ConnClosed(errno.EBADF, CLOSED)
         with borrowed(self.fd) as s:
             return format_address(ask(s))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class borrowed:

@@ -36,7 +36,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.park import ready
@@ -266,6 +267,21 @@ class PollDesc:
                 take()
             except IndexError:
                 pass
+
+    def close(self) -> None:
+        """What ``async with`` does at its end."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self.fd}{' closed' if self.closed else ''}>"

@@ -11,8 +11,7 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from time import monotonic
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from ..errors import ConnClosed
 from ..runtime.goroutine import Commit, Goroutine, describe
@@ -191,17 +190,6 @@ class Listener(PollDesc):
             return await self.accept()
         except ConnClosed:
             raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 _RETRY_NOW = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN)
