@@ -388,9 +388,10 @@ def test_the_threads_are_gone_after_start():
 
 def test_calls_that_outlive_a_run(capfd):
     """start() doesn't wait for them long; they end by themselves and disturb no later run."""
-    let_go, ended = threading.Event(), []
+    let_go, ended, entered = threading.Event(), [], []
 
     def stuck():
+        entered.append(1)
         let_go.wait(25)
         return "too late"
 
@@ -403,7 +404,7 @@ def test_calls_that_outlive_a_run(capfd):
     async def leave():
         for _ in range(20):
             go(call)
-        await until(lambda: len(pool_threads()) == 20)
+        await until(lambda: len(entered) == 20)
         return "left"
 
     async def later():

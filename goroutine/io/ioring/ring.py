@@ -383,6 +383,19 @@ class Ring(RingMemory):
         """Whether this is a forked child's copy, which must not be used."""
         return os.getpid() != self._pid
 
+    def _owner_ended(self) -> bool:
+        """Whether the thread that made the ring is gone.
+
+        The kernel's task outlives ``Thread.join`` by a moment, on a busy machine by a long
+        one: a thread is taken for alive only if it still is after a fifth of a second.
+        """
+        task = f"/proc/self/task/{self._owner}"
+        for _ in range(100):
+            if not os.path.exists(task):
+                return True
+            time.sleep(0.002)
+        return False
+
     def close(self) -> None:
         """Free everything: buffer rings, the registered index, the mappings, the fd.
 
@@ -395,7 +408,7 @@ class Ring(RingMemory):
         if self.fd < 0:
             return
         mine = get_native_id() == self._owner
-        if not mine and not self.forked and os.path.exists(f"/proc/self/task/{self._owner}"):
+        if not mine and not self.forked and not self._owner_ended():
             raise RuntimeError("a ring is closed by the thread that made it")
         try:
             if mine:
