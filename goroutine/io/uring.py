@@ -88,10 +88,6 @@ class UringPoller:
         self.waits[key] = wait
         self.ring.prepare(abi.OP_POLL_ADD, fd=wait.fd, op_flags=wait.events, user_data=key)
 
-    def unwait(self, key: int) -> None:
-        """Remove what cancel() left in the kernel."""
-        self.ring.prepare(abi.OP_POLL_REMOVE, addr=key, user_data=0)
-
     def attach(self, desc: PollDesc) -> None:
         if desc.closed:
             return

@@ -147,10 +147,9 @@ class Goroutine[T]:
 
 
 def _wake_all(waiting: list[Goroutine[Any]]) -> None:
-    from .park import ready  # park needs this module
+    from .park import ready_many  # park needs this module
 
-    for g in waiting:
-        ready(g)
+    ready_many(waiting)
 
 
 def close_steps(it: Any) -> None:

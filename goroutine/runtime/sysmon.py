@@ -4,9 +4,9 @@ It is needed for what a machine cannot do while it is inside one long step: let 
 machine have the work that piled up behind it. Every PERIOD it compares each machine's pass
 counter and running goroutine with those of the time before; one that stands still while
 work waits and others sleep gets a thief sent. Timers that a machine is late for are fired
-from here. When nothing has moved for a while, all
-being asleep, sysmon sleeps too, without a timeout; it is called again by the end of the
-run, and by the first machine to see ``flags["sysmon"]`` unset.
+from here. When nothing has moved for a while, all being asleep, sysmon sleeps too, without a
+timeout; it is called again by the end of the run, and by the first machine to see
+``flags["sysmon"]`` unset.
 """
 
 from __future__ import annotations
