@@ -10,12 +10,16 @@ from .errors import (
     GoroutineError,
     GoroutinePanic,
 )
+from .runtime.exit import current, goexit
 from .runtime.goroutine import Goroutine
+from .runtime.offload import blocking
 from .runtime.park import gosched
 from .runtime.scheduler import machine_count as machines
 from .runtime.scheduler import num_goroutine, start
 from .runtime.sleep import sleep
 from .runtime.spawn import go
+from .runtime.thread import hold
+from .select import Selected, recv, select, send
 
 __all__ = [
     "Canceled",
@@ -27,11 +31,19 @@ __all__ = [
     "Goroutine",
     "GoroutineError",
     "GoroutinePanic",
+    "Selected",
+    "blocking",
     "chan",
+    "current",
     "go",
+    "goexit",
     "gosched",
+    "hold",
     "machines",
     "num_goroutine",
+    "recv",
+    "select",
+    "send",
     "sleep",
     "start",
 ]

@@ -16,12 +16,17 @@ import threading
 import types
 from collections import deque
 from collections.abc import AsyncIterator, Generator
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import ChanClosed
 from .runtime.goroutine import Commit, Goroutine
 from .runtime.park import ready
 from .runtime.shared import current
+from .runtime.thread import ThreadWaiter, deadline_of
+from .runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
+
+if TYPE_CHECKING:
+    from .context import Context
 
 __all__ = ["Chan", "chan"]
 
@@ -42,14 +47,16 @@ class Chan[T]:
             raise ValueError("makechan: size out of range")
         self._size = capacity
         self._buffer: deque[T] = deque()
-        # Waiting goroutines: receivers; senders, each with the value it holds in g.value.
-        self._recvq: deque[Goroutine[Any]] = deque()
-        self._sendq: deque[Goroutine[Any]] = deque()
+        # Waiting goroutines or Waiters: receivers; senders, each with its value in ``value``.
+        self._recvq = WaitQueue()
+        self._sendq = WaitQueue()
         self._closed = False
         self._lock = threading.Lock()
         self._acquire = self._lock.acquire
         # __exit__ is release() with arguments it ignores: the goroutine, when it is a commit.
         self._release: Commit = cast(Commit, self._lock.__exit__)
+
+    timed = False  # a timer's: see select.py and time.py for what differs
 
     @property
     def capacity(self) -> int:
@@ -73,62 +80,90 @@ class Chan[T]:
         return f"<Chan {len(self._buffer)}/{self._size}{state} at {id(self):#x}>"
 
     @types.coroutine
-    def send(self, value: T) -> Generator[Commit]:
+    def send(self, value: T, *, ctx: Context | None = None) -> Generator[Commit]:
         """Send a value; waits until a receiver takes it or the buffer has room.
 
         ChanClosed("send on closed channel") if it is or meanwhile gets closed; the value
-        is then not delivered. Cancel safety: a cancelled send has not sent. Go: ch <- v.
+        is then not delivered. `Canceled` if ``ctx`` is or meanwhile gets cancelled. Cancel
+        safety: a cancelled send has not sent. Go: ch <- v.
+
+        >>> async def main():
+        ...     ch = goroutine.chan(1)
+        ...     await ch.send("hello")
+        ...     return len(ch)
+        >>> goroutine.start(main)
+        1
         """
+        if ctx is not None:
+            check_ctx(ctx)
         self._acquire()
         if self._closed:
             self._lock.release()
             raise ChanClosed("send on closed channel")
-        if self._recvq:
+        while self._recvq:
             g = self._recvq.popleft()
-            self._lock.release()
-            g.value = value
-            g.ok = True
-            ready(g)
-            return
+            if g.plain:
+                self._lock.release()
+                g.value = value
+                g.ok = True
+                ready(g)
+                return
+            if g.claim():
+                self._lock.release()
+                g.give(value, True)
+                return
         if len(self._buffer) < self._size:
             self._buffer.append(value)
             self._lock.release()
             return
-        try:
-            g = current().g  # type: ignore[assignment]
-            if g is None:
-                raise RuntimeError(_NOWHERE)
-        except BaseException:
-            self._lock.release()
-            raise
-        g.value = value
-        self._sendq.append(g)
-        try:
-            yield self._release
-        except GeneratorExit:
-            self._forget()
-            raise
-        g.value = None
-        if not g.ok:
-            raise ChanClosed("send on closed channel")
-
-    @types.coroutine
-    def recv(self) -> Generator[Commit, None, T]:
-        """Receive a value; waits for one.
-
-        ChanClosed once the channel is closed and drained. Cancel safety: a cancelled
-        receive has taken no value. Go: v := <-ch (which gives a zero value then).
-        """
-        self._acquire()
-        if self._buffer or self._sendq or self._closed:
-            value, ok = self._take()
+        g = self._current()
+        if ctx is not None or g.scope is not None:
+            yield from self._wait(self._sendq, g, value, ctx)
         else:
-            g = self._queue_receiver()
+            g.value = value
+            self._sendq.append(g)
             try:
                 yield self._release
             except GeneratorExit:
                 self._forget()
                 raise
+            g.value = None
+        if not g.ok:
+            raise ChanClosed("send on closed channel")
+
+    @types.coroutine
+    def recv(self, *, ctx: Context | None = None) -> Generator[Commit, None, T]:
+        """Receive a value; waits for one.
+
+        `ChanClosed` once the channel is closed and drained; `Canceled` if ``ctx`` is or
+        meanwhile gets cancelled. Cancel safety: a cancelled receive has taken no value.
+        Go: v := <-ch (which gives a zero value from a closed channel).
+
+        >>> async def main():
+        ...     ch = goroutine.chan()
+        ...     goroutine.go(ch.send("hello"))
+        ...     return await ch.recv()
+        >>> goroutine.start(main)
+        'hello'
+        """
+        if ctx is not None:
+            check_ctx(ctx)
+        self._acquire()
+        if self._buffer or self._sendq or self._closed:
+            value, ok, waiting = self._take()
+        else:
+            waiting = True
+        if waiting:
+            g = self._current()
+            if ctx is not None or g.scope is not None:
+                yield from self._wait(self._recvq, g, None, ctx)
+            else:
+                self._recvq.append(g)
+                try:
+                    yield self._release
+                except GeneratorExit:
+                    self._forget()
+                    raise
             value, ok = g.value, g.ok
             g.value = None
         if not ok:
@@ -136,26 +171,45 @@ class Chan[T]:
         return value  # type: ignore[no-any-return]
 
     @types.coroutine
-    def recv_ok(self) -> Generator[Commit, None, tuple[T | None, bool]]:
+    def recv_ok(
+        self, *, ctx: Context | None = None
+    ) -> Generator[Commit, None, tuple[T | None, bool]]:
         """Receive ``(value, True)``, or ``(None, False)`` once closed and drained.
 
-        Cancel safety: as `recv`. Go: v, ok := <-ch.
+        Errors and cancel safety: as `recv`. Go: v, ok := <-ch.
+
+        >>> async def main():
+        ...     ch = goroutine.chan()
+        ...     ch.close()
+        ...     return await ch.recv_ok()
+        >>> goroutine.start(main)
+        (None, False)
         """
+        if ctx is not None:
+            check_ctx(ctx)
         self._acquire()
         if self._buffer or self._sendq or self._closed:
-            return self._take()
-        g = self._queue_receiver()
-        try:
-            yield self._release
-        except GeneratorExit:
-            self._forget()
-            raise
+            value, ok, waiting = self._take()
+            if not waiting:
+                return value, ok
+        g = self._current()
+        if ctx is not None or g.scope is not None:
+            yield from self._wait(self._recvq, g, None, ctx)
+        else:
+            self._recvq.append(g)
+            try:
+                yield self._release
+            except GeneratorExit:
+                self._forget()
+                raise
         value, ok = g.value, g.ok
         g.value = None
         return value, ok
 
-    def _queue_receiver(self) -> Goroutine[Any]:
-        """Queue the running goroutine, with the lock held. It then yields ``_release``."""
+    # -- waiting --------------------------------------------------------------------------
+
+    def _current(self) -> Any:
+        """The running goroutine. The caller holds the lock, which is released on an error."""
         try:
             g = current().g
             if g is None:
@@ -163,39 +217,121 @@ class Chan[T]:
         except BaseException:
             self._lock.release()
             raise
-        self._recvq.append(g)
         return g
+
+    def _wait(
+        self, queue: WaitQueue, g: Goroutine[Any], value: Any, ctx: Context | None
+    ) -> Generator[Commit]:
+        """Wait under ctx or the goroutine's group. With the lock held, which is released."""
+        try:
+            check(g, ctx)
+        except BaseException:
+            self._lock.release()
+            raise
+        waiter = Waiter(g, value)
+        queue.append(waiter)
+        try:
+            yield from cancelable(waiter, self._release, g, ctx)
+        except BaseException:
+            with self._lock:
+                queue.leave(waiter)
+            raise
 
     def _forget(self) -> None:
         """The run has ended and its goroutines are being closed, all that wait here too. The
-        channel may live on in a next run, which must not find them."""
+        channel may live on in a next run, which must not find them. (Foreign threads stay.)"""
         with self._lock:
-            self._recvq.clear()
-            self._sendq.clear()
+            for queue in (self._recvq, self._sendq):
+                others = [waiter for waiter in queue if not waiter.plain]
+                queue.clear()
+                queue.extend(others)
 
-    def _take(self) -> tuple[Any, bool]:
-        """Receive without waiting: the caller holds the lock and saw that it is possible.
+    def _take(self) -> tuple[Any, bool, bool]:
+        """Try to receive: ``(value, ok, False)``, with the lock released by then.
 
-        Releases the lock.
+        ``(None, False, True)``, with the lock held, if nothing is there to be had after all:
+        all senders in the queue have gone elsewhere. The caller holds the lock.
         """
         buffer, sendq = self._buffer, self._sendq
         if buffer:
             value = buffer.popleft()
-            if not sendq:
+            while sendq:
+                g = sendq.popleft()
+                if g.plain or g.claim():
+                    buffer.append(g.value)  # the longest waiting sender's goes to the tail
+                    break
+            else:
                 self._lock.release()
-                return value, True
-            g = sendq.popleft()
-            buffer.append(g.value)  # the longest waiting sender's value goes to the tail
-        elif sendq:
-            g = sendq.popleft()
-            value = g.value
+                return value, True, False
         else:
-            self._lock.release()
-            return None, False
+            while sendq:
+                g = sendq.popleft()
+                if g.plain or g.claim():
+                    value = g.value
+                    break
+            else:
+                if not self._closed:
+                    return None, False, True
+                self._lock.release()
+                return None, False, False
         self._lock.release()
-        g.ok = True
-        ready(g)
-        return value, True
+        if g.plain:
+            g.ok = True
+            ready(g)
+        else:
+            g.give(None, True)
+        return value, True, False
+
+    # -- from threads that are no machines ------------------------------------------------
+
+    def send_blocking(self, value: T, timeout: float | None = None) -> None:
+        """`send` from a thread that runs no goroutines; blocks it.
+
+        ``TimeoutError`` after ``timeout`` seconds, and nothing has been sent then;
+        ``RuntimeError`` in a goroutine, which would block its machine.
+
+        >>> ch = goroutine.chan(1)
+        >>> ch.send_blocking("hello")
+        >>> ch.recv_blocking()
+        'hello'
+        """
+        until = deadline_of(timeout)
+        self._acquire()
+        if self._closed:
+            self._lock.release()
+            raise ChanClosed("send on closed channel")
+        receiver = self._recvq.take()
+        if receiver is None and len(self._buffer) >= self._size:
+            if not ThreadWaiter(value).wait(self, self._sendq, until):
+                raise ChanClosed("send on closed channel")
+            return
+        if receiver is None:
+            self._buffer.append(value)
+        self._lock.release()
+        if receiver is None:
+            return
+        if receiver.plain:
+            receiver.value, receiver.ok = value, True
+            ready(receiver)
+        else:
+            receiver.give(value, True)
+
+    def recv_blocking(self, timeout: float | None = None) -> T:
+        """`recv` from a thread that runs no goroutines; blocks it.
+
+        ``TimeoutError`` after ``timeout`` seconds, and nothing has been taken then;
+        ``RuntimeError`` in a goroutine; `ChanClosed` as in `recv`.
+        """
+        until = deadline_of(timeout)
+        self._acquire()
+        value, ok, waiting = self._take()
+        if waiting:
+            waiter = ThreadWaiter()
+            ok = waiter.wait(self, self._recvq, until)
+            value = waiter.value
+        if not ok:
+            raise ChanClosed("receive from closed channel")
+        return value  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """No more will be sent: receivers drain the buffer, then see the end.
@@ -210,15 +346,17 @@ class Chan[T]:
             receivers, senders = list(self._recvq), list(self._sendq)
             self._recvq.clear()
             self._sendq.clear()
-        for g in receivers:
-            g.value = None
-            g.ok = False
-            ready(g)
-        for g in senders:
-            g.ok = False
-            ready(g)
+        # (A plain goroutine is ours since it is out of the queue; a Waiter must be claimed.)
+        for g in receivers + senders:
+            if g.plain:
+                g.value = None
+                g.ok = False
+                ready(g)
+            elif g.claim():
+                g.give(None, False)
 
     def __aiter__(self) -> AsyncIterator[T]:
+        """``async for v in ch``: until it is closed and drained. Go: for v := range ch."""
         return _Range(self)
 
 

@@ -20,6 +20,7 @@ from ..runtime.park import ready
 from ..runtime.shared import current, flags
 from ..runtime.spawn import spawners
 from ..runtime.timers import Timer
+from ..runtime.wait import WaitQueue
 from .conn import CLOSED, Conn, borrowed, new_conn, shut_down
 from .desc import PollDesc, close_fd
 
@@ -243,5 +244,6 @@ def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) ->
         conn.close()
         return
     g.it = steps
-    g.joiners = []  # not None: wake_joiners is called at the end
+    g.scope = None
+    g.joiners = WaitQueue()  # not None: wake_joiners is called at the end
     spawners[get_ident()](g, handler)

@@ -24,12 +24,17 @@ popleft, a dict's pop, both atomic), and only the claimer may make it ready.
 from __future__ import annotations
 
 import threading
+from _thread import get_ident
 from collections.abc import Callable, Generator, Iterator
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .shared import machines
+
 if TYPE_CHECKING:
     from contextvars import Context
+
+    from .wait import Scope, WaitQueue
 
 __all__ = ["Commit", "Goroutine", "Steps", "close_steps", "describe"]
 
@@ -66,16 +71,20 @@ class Goroutine[T]:
         "joiners",
         "ok",
         "origin",
+        "scope",
         "value",
     )
+
+    plain = True  # in a queue: this is the goroutine itself, not a Waiter (wait.py)
 
     id: int  # 1 is main
     it: Any  # Steps, or None once done
     fn: Any  # what was started, for the name
-    joiners: list[Goroutine[Any]] | None
+    joiners: WaitQueue | None
     value: Any  # a result once done; before, what a waker hands over
     ok: bool  # the second thing a waker hands over
     context: Context | None
+    scope: Scope | None  # what cancels it, while it is a group's or inside one's body
     _owner: set[Goroutine[Any]]  # the set that keeps this goroutine alive
     _parent: tuple[int, Any] | None  # id and function of who made it
     origin: tuple[int, Any]  # of this one, for its children; made with the first
@@ -110,11 +119,15 @@ class Goroutine[T]:
 
     def __await__(self) -> Generator[Commit, None, T]:
         if self.it is not None:
-            yield self._join
+            g = _current()
+            if g is None or g.scope is None:
+                yield self._join
+            else:
+                yield from self._join_under(g)
         result: T = getattr(self, "value", None)  # type: ignore[assignment]
         return result
 
-    def _join(self, g: Goroutine[Any]) -> None:
+    def _join(self, g: Any) -> None:
         """Commit of ``await self``: queue the waiting goroutine g, or wake it at once.
 
         g is queued before ``it`` is looked at, and finish() clears ``it`` before it looks
@@ -123,12 +136,25 @@ class Goroutine[T]:
         """
         with _join_lock:
             if self.joiners is None:
-                self.joiners = []
+                self.joiners = _queue()
             self.joiners.append(g)
             if self.it is not None:
                 return
             waiting, self.joiners = self.joiners, None
         _wake_all(waiting)
+
+    def _join_under(self, g: Goroutine[Any]) -> Generator[Commit]:
+        """`_join` for a goroutine that may be cancelled."""
+        from .wait import Waiter, cancelable
+
+        waiter = Waiter(g)
+        try:
+            yield from cancelable(waiter, lambda _: self._join(waiter), g)
+        except BaseException:
+            with _join_lock:
+                if self.joiners is not None:
+                    self.joiners.leave(waiter)
+            raise
 
     def wake_joiners(self) -> None:
         """Called once done, when there may be joiners."""
@@ -146,10 +172,22 @@ class Goroutine[T]:
         return f"<Goroutine {self.id} {self.name} {state}>"
 
 
-def _wake_all(waiting: list[Goroutine[Any]]) -> None:
-    from .park import ready_many  # park needs this module
+def _queue() -> WaitQueue:
+    from .wait import WaitQueue
 
-    ready_many(waiting)
+    return WaitQueue()
+
+
+def _wake_all(waiting: WaitQueue) -> None:
+    from .wait import wake_all  # wait needs this module
+
+    wake_all(waiting)
+
+
+def _current() -> Goroutine[Any] | None:
+    """The running goroutine, if this is a machine's thread."""
+    m = machines.get(get_ident())
+    return None if m is None else m.g
 
 
 def close_steps(it: Any) -> None:

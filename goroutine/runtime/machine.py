@@ -25,16 +25,18 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .context import InContext
+from .exit import GoExit
 from .goroutine import Commit, Goroutine, close_steps
 from .idle import may_spin, wakep
 from .processor import Processor, Stealer
 from .shared import flags, idle, spinning
+from .wait import check
 
 if TYPE_CHECKING:
     from ..io.poller import Poller
     from .scheduler import Runtime
 
-__all__ = ["GoExit", "Machine"]
+__all__ = ["Machine"]
 
 SLICE = 61
 """Steps between two looks at the global queue, the timers and the poller. Go: schedtick % 61."""
@@ -58,10 +60,6 @@ what a sleep and a wake-up cost, so that spinning at most doubles the price of w
 SPIN_LEAST = 2e-6
 
 
-class GoExit(BaseException):
-    """Thrown by goexit(): ends its goroutine quietly."""
-
-
 class Machine:
     """M with its P. Made in its own thread, so that its reference counts are local to it."""
 
@@ -73,6 +71,7 @@ class Machine:
         "inbox",
         "p",
         "poller",
+        "random",
         "ready",
         "runtime",
         "spins",
@@ -88,6 +87,7 @@ class Machine:
         self.poller = poller
         self.p = p
         self.ready = p.ready
+        self.random = random.Random().random  # of its own: a shared one is contended
         self.g: Goroutine[Any] | None = None
         self.base = Context()
         self.context = self.base  # what the running goroutine runs in
@@ -209,6 +209,8 @@ class Machine:
                         if base:
                             return g, commit
                         if commit is None:
+                            if g.scope is not None:
+                                self.tell(g)
                             if flags["runq"]:
                                 give_way(g)
                             else:
@@ -368,13 +370,20 @@ class Machine:
 
     # -- the edges of a step --------------------------------------------------------------
 
+    def tell(self, g: Goroutine[Any]) -> None:
+        """g, which may be cancelled, gives way: if it has been, that is where it is told."""
+        try:
+            check(g)
+        except BaseException as failure:
+            g.it = _Throwing(g, g.it, failure)
+
     def escaped(self, g: Goroutine[Any], failure: BaseException) -> None:
         """Something left the step of g as an exception."""
         frame = failure.__traceback__
         if frame is not None and frame.tb_next is None and g.it is not None:
             # It did not come out of g's frames but from calling what g yielded: g awaited
             # an object of another library. Tell g, where it awaits.
-            g.it = _Throwing(g, g.it)
+            g.it = _Throwing(g, g.it, RuntimeError(_FOREIGN))
             self.p.batch.append(g)
             return
         g.it = None
@@ -411,26 +420,28 @@ def _FINISHED(g: Goroutine[Any]) -> None:
     """Marks, in the result of loop(), a goroutine that has ended."""
 
 
+_FOREIGN = (
+    "a goroutine awaited an object that goroutine doesn't know"
+    " (asyncio awaitables belong on asyncio's own loop)"
+)
+
+
 class _Throwing:
-    """Steps of a goroutine whose await of a foreign object is answered with an error."""
+    """Steps of a goroutine that is to see a failure where it awaits."""
 
-    __slots__ = ("_g", "_it")
+    __slots__ = ("_failure", "_g", "_it")
 
-    def __init__(self, g: Goroutine[Any], it: Any) -> None:
+    def __init__(self, g: Goroutine[Any], it: Any, failure: BaseException) -> None:
         self._g = g
         self._it = it
+        self._failure = failure
 
     def __iter__(self) -> _Throwing:
         return self
 
     def __next__(self) -> Any:
         self._g.it = self._it  # this once only
-        return self._it.throw(
-            RuntimeError(
-                "a goroutine awaited an object that goroutine doesn't know"
-                " (asyncio awaitables belong on asyncio's own loop)"
-            )
-        )
+        return self._it.throw(self._failure)
 
     def throw(self, failure: BaseException) -> Any:
         return self._it.throw(failure)

@@ -22,7 +22,8 @@ from .gate import Gate
 from .globalq import GlobalQueue
 from .goroutine import Goroutine, close_steps
 from .idle import wakep
-from .machine import GoExit, Machine
+from .exit import GoExit
+from .machine import Machine
 from .offload import Pool
 from .placement import Placement
 from .processor import Processor
@@ -265,7 +266,7 @@ def _main_goroutine(
     g.id = 1
     g.fn = main
     g._parent = None
-    g.joiners = None
+    g.joiners = g.scope = None
     g.value = None
     g._owner = runtime.foreign
     context = copy_context()

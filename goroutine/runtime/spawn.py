@@ -19,7 +19,7 @@ from .shared import idle, shared_dict
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["foreign", "go", "make_spawner", "spawners"]
+__all__ = ["foreign", "go", "make_spawner", "spawners", "steps_for"]
 
 T = TypeVar("T")
 
@@ -104,7 +104,8 @@ def go(fn: Any, /, *args: Any, **kwargs: Any) -> Goroutine[Any]:
     Go: the ``go`` statement.
     """
     g: Goroutine[Any] = Goroutine()
-    g.joiners = None
+    g.joiners = g.scope = None
+    # steps_for(), in place: the call would cost a tenth of a spawn.
     try:
         code = fn.__code__
         kind = _kinds.get(id(code)) or _classify(code)
@@ -121,6 +122,16 @@ def go(fn: Any, /, *args: Any, **kwargs: Any) -> Goroutine[Any]:
         return foreign(g, fn)
     spawn(g, fn)
     return g
+
+
+def steps_for(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
+    """The steps of fn(*args, **kwargs), whose result they leave in g."""
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return _uncommon(g, fn, args, kwargs)
+    if (_kinds.get(id(code)) or _classify(code)) == _PLAIN:
+        return _call(g, fn, args, kwargs)
+    return _with_result(g, fn(*args, **kwargs))
 
 
 def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:

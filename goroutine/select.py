@@ -1,0 +1,320 @@
+"""select: wait for several channels at once; exactly one case commits. Go: select.go.
+
+Looking and waiting must each be like one instant, so both are done with the locks of all
+channels held (taken in the order of the channels' ids: no two selects wait for each other).
+One case alone commits under its own lock, which is tried first where a look without locks
+makes it likely; that is as good, since a case that is ready may be chosen whatever the
+others are.
+
+Who must wait leaves one Entry per case in its channel's queue, all with the one token of
+their Waiter (runtime/wait.py). It alone decides: a peer that pops it has chosen the case,
+and hands over; the others' entries are dead from then on, are skipped by every peer, and
+are removed by the goroutine itself when it runs again.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+from .channel import Chan
+from .errors import ChanClosed
+from .runtime.goroutine import Goroutine
+from .runtime.park import ready
+from .runtime.shared import current
+from .runtime.wait import Waiter, cancelable, check
+
+__all__ = ["Case", "Selected", "recv", "select", "send"]
+
+
+class Case[T]:
+    """One case of a `select`, made by `recv` or `send`. May be used in many selects."""
+
+    __slots__ = ("channel", "sending", "value")
+
+    channel: Chan[T] | None
+    sending: bool
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"send({self.channel}, {self.value!r})" if self.sending else f"recv({self.channel})"
+
+
+class Selected(NamedTuple):
+    """What a `select` chose."""
+
+    index: int
+    """The position of the case among the arguments; -1 for the default."""
+    value: Any
+    """What was received; None for a send, the default, or from a closed channel."""
+    ok: bool
+    """False if a receive found its channel closed and drained; True for a send."""
+
+
+def recv[T](channel: Chan[T] | None) -> Case[T]:
+    """The case of receiving from ``channel``; never ready if that is None (Go's nil channel).
+
+    >>> async def main():
+    ...     ch = goroutine.chan(1)
+    ...     await ch.send("hello")
+    ...     return await goroutine.select(goroutine.recv(ch), goroutine.recv(None))
+    >>> goroutine.start(main)
+    Selected(index=0, value='hello', ok=True)
+    """
+    case: Case[T] = Case()
+    case.channel = channel
+    case.sending = False
+    case.value = None
+    return case
+
+
+def send[T](channel: Chan[T] | None, value: T) -> Case[T]:
+    """The case of sending ``value`` to ``channel``; never ready if that is None.
+
+    >>> async def main():
+    ...     ch = goroutine.chan(1)
+    ...     chosen = await goroutine.select(goroutine.send(ch, "hello"))
+    ...     return chosen, len(ch)
+    >>> goroutine.start(main)
+    (Selected(index=0, value=None, ok=True), 1)
+    """
+    case: Case[T] = Case()
+    case.channel = channel
+    case.sending = True
+    case.value = value
+    return case
+
+
+class _Entry(Waiter):
+    """A case in its channel's queue."""
+
+    __slots__ = ("select",)
+
+    def __init__(self, select: Waiter, index: int, value: Any) -> None:
+        self.select = select
+        self.g = select.g
+        self.token = select.token
+        self.index = index
+        self.value = value
+
+    def claim(self) -> bool:
+        try:
+            self.token.pop()
+        except IndexError:
+            return False
+        self.select.index = self.index
+        return True
+
+
+@types.coroutine
+def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, None, Selected]:
+    """Wait until one of the cases can proceed, and do that one; at random if several can.
+
+    ``await select(recv(a), send(b, v))`` gives ``Selected(index, value, ok)``. With
+    ``default=True`` it doesn't wait: ``index`` is -1 when nothing is ready. ``None`` as a
+    case, or as a case's channel, is never ready; without any other case it waits for ever.
+
+    `ChanClosed` if the chosen case sends on a channel that is, or meanwhile gets, closed.
+    Cancel safety: a cancelled select has neither sent nor received. Go: select.
+
+    >>> async def main():
+    ...     a, b = goroutine.chan(), goroutine.chan()
+    ...     return await goroutine.select(goroutine.recv(a), goroutine.recv(b), default=True)
+    >>> goroutine.start(main)
+    Selected(index=-1, value=None, ok=False)
+    """
+    m = current()
+    g = m.g
+    if g is None:
+        raise RuntimeError("not in a goroutine, or in one that is being closed: nobody can wait here")
+    live: list[tuple[int, Chan[Any], bool, Any]] = []
+    likely: list[int] = []
+    index = 0
+    for case in cases:
+        if case is not None:
+            if case.__class__ is not Case:
+                raise TypeError(f"a case of select is recv(ch), send(ch, v) or None, not {case!r}")
+            channel = case.channel
+            if channel is not None:
+                sending = case.sending
+                try:
+                    if sending:
+                        hopeful = (
+                            channel._recvq
+                            or channel._closed
+                            or len(channel._buffer) < channel._size
+                        )
+                    else:
+                        hopeful = channel._buffer or channel._sendq or channel._closed
+                except AttributeError:
+                    raise TypeError(f"a case needs a Chan or None, not {channel!r}") from None
+                if hopeful:
+                    likely.append(len(live))
+                live.append((index, channel, sending, case.value))
+        index += 1
+    # One that looks ready, by itself: right even if the others' looks were of other times.
+    if likely:
+        at = likely[int(m.random() * len(likely))] if len(likely) > 1 else likely[0]
+        index, channel, sending, value = live[at]
+        channel._lock.acquire()
+        chosen = _commit(index, channel, sending, value)
+        channel._lock.release()
+        if chosen is not None:
+            return _finish(chosen)
+    # All of them, at one instant.
+    locks = _lock_all(live)
+    try:
+        chosen = _any_ready(live, m.random)
+        if chosen is None and not default:
+            check(g)
+    except BaseException:
+        _unlock(locks)
+        raise
+    if chosen is not None:
+        _unlock(locks)
+        return _finish(chosen)
+    if default:
+        _unlock(locks)
+        return Selected(-1, None, False)
+    # None is ready: leave an entry with each. (The frame stops before the locks are freed.)
+    waiter = Waiter(g)
+    entries: list[tuple[Chan[Any], bool, _Entry]] = []
+    for index, channel, sending, value in live:
+        entry = _Entry(waiter, index, value)
+        entries.append((channel, sending, entry))
+        if sending:
+            channel._sendq.append(entry)
+        else:
+            channel._recvq.append(entry)
+            if channel.timed:
+                channel._blocked()
+
+    def commit(_: Goroutine[Any]) -> None:
+        _unlock(locks)
+
+    try:
+        if g.scope is None:
+            yield commit
+        else:
+            yield from cancelable(waiter, commit, g)
+    except BaseException:
+        _leave(entries, -1)
+        raise
+    index = waiter.index
+    value, ok = g.value, g.ok
+    g.value = None
+    if len(entries) > 1 or entries[0][0].timed:
+        _leave(entries, index)
+    case = cases[index]
+    assert case is not None
+    if case.sending:
+        if not ok:
+            raise ChanClosed("send on closed channel")
+        value = None
+    return Selected(index, value, ok)
+
+
+_CLOSED_SEND = object()
+
+type _Chosen = tuple[int, Any, bool, Any]  # index, value, ok, whom to wake
+
+
+def _commit(index: int, channel: Chan[Any], sending: bool, value: Any) -> _Chosen | None:
+    """Do this case if it can proceed; its channel's lock is held. The peer is woken later."""
+    if sending:
+        if channel._closed:
+            return index, _CLOSED_SEND, False, None
+        peer = channel._recvq.take()
+        if peer is not None:
+            # Ours since take(); it runs when _finish wakes it, and finds this.
+            g = peer if peer.plain else peer.g
+            g.value = value
+            g.ok = True
+            return index, None, True, peer
+        if len(channel._buffer) < channel._size:
+            channel._buffer.append(value)
+            return index, None, True, None
+        return None
+    if channel.timed:
+        channel._due()
+    buffer = channel._buffer
+    if buffer:
+        value = buffer.popleft()
+        peer = channel._sendq.take()
+        if peer is not None:
+            buffer.append(peer.value)
+    else:
+        peer = channel._sendq.take()
+        if peer is None:
+            return (index, None, False, None) if channel._closed else None
+        value = peer.value
+    if peer is not None:
+        g = peer if peer.plain else peer.g
+        g.value = None
+        g.ok = True
+    return index, value, True, peer
+
+
+def _any_ready(live: list[tuple[int, Chan[Any], bool, Any]], random: Any) -> _Chosen | None:
+    """Do one of the cases that can proceed, each with the same chance. All locks are held."""
+    order = list(live)
+    while order:
+        at = int(random() * len(order)) if len(order) > 1 else 0
+        chosen = _commit(*order[at])
+        if chosen is not None:
+            return chosen
+        order[at] = order[-1]
+        order.pop()
+    return None
+
+
+def _finish(chosen: _Chosen) -> Selected:
+    """The rest of a case that is done, outside the locks."""
+    index, value, ok, peer = chosen
+    if peer is not None:
+        if peer.plain:
+            ready(peer)
+        else:
+            peer.wake()
+    elif value is _CLOSED_SEND:
+        raise ChanClosed("send on closed channel")
+    return Selected(index, value, ok)
+
+
+def _lock_all(live: list[tuple[int, Chan[Any], bool, Any]]) -> list[Any]:
+    """Lock the channels, each once, in the order of their ids; gives the locks.
+
+    An id is unique among objects that live, and all that are locked do: every select keeps
+    its channels alive.
+    """
+    if len(live) == 2:
+        a, b = live[0][1], live[1][1]
+        if a is b:
+            locks = [a._lock]
+        elif id(a) < id(b):
+            locks = [a._lock, b._lock]
+        else:
+            locks = [b._lock, a._lock]
+    else:
+        channels = {id(channel): channel for _, channel, _, _ in live}
+        locks = [channels[key]._lock for key in sorted(channels)]
+    for lock in locks:
+        lock.acquire()
+    return locks
+
+
+def _unlock(locks: list[Any]) -> None:
+    for lock in locks:
+        lock.release()
+
+
+def _leave(entries: list[tuple[Chan[Any], bool, _Entry]], but: int) -> None:
+    """Remove what a select has left in its channels' queues, the one claimed excepted."""
+    for channel, sending, entry in entries:
+        if entry.index != but or channel.timed:
+            with channel._lock:
+                if entry.index != but:
+                    (channel._sendq if sending else channel._recvq).leave(entry)
+                if channel.timed and not sending:
+                    channel._unblocked()
