@@ -10,6 +10,7 @@ from .errors import (
     GoroutineError,
     GoroutinePanic,
 )
+from .group import Group
 from .runtime.exit import current, goexit
 from .runtime.goroutine import Goroutine
 from .runtime.offload import blocking
@@ -31,6 +32,7 @@ __all__ = [
     "Goroutine",
     "GoroutineError",
     "GoroutinePanic",
+    "Group",
     "Selected",
     "blocking",
     "chan",

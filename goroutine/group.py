@@ -19,7 +19,7 @@ from .errors import Canceled, DeadlineExceeded
 from .runtime.goroutine import Goroutine, close_steps
 from .runtime.exit import GoExit
 from .runtime.park import park, ready
-from .runtime.shared import current
+from .runtime.shared import current, scoped
 from .runtime.spawn import foreign, spawners, steps_for
 from .runtime.wait import WaitQueue
 from .sync import Semaphore
@@ -72,7 +72,7 @@ def _run(group: Group, g: Member[Any], steps: Any) -> Generator[Any, Any]:
             g._failure = failure
             return
     try:
-        g.value = yield from steps
+        yield from steps  # which leave their result in g
     except (GeneratorExit, GoExit, SystemExit, KeyboardInterrupt):
         raise  # these end the run, or this goroutine: no failures
     except BaseException as failure:
@@ -207,6 +207,7 @@ class Group:
         self._above = None if parent is None else parent._scope()
         g.scope = self._context
         self._open = True
+        scoped[self] = True
         return self
 
     async def __aexit__(
@@ -218,6 +219,7 @@ class Group:
         ctx, outer, above = self.context, self._outer, self._above
         if isinstance(failure, GeneratorExit):  # the run is over, and members are closed, too
             self._open = False
+            scoped.pop(self, None)
             return False
         # What the body says by way of being cancelled is no failure of its own.
         cut = isinstance(failure, Canceled) and ctx.err() is not None
@@ -227,6 +229,7 @@ class Group:
         g.scope = None  # nothing keeps us from waiting for the members
         await park(self._wait)
         g.scope = outer
+        scoped.pop(self, None)
         ctx.cancel()
         told = None
         if above is not None and (cut or self._cut):

@@ -12,13 +12,16 @@ import types
 from collections.abc import Generator
 from typing import Any
 
+from .context import Context, background, with_timeout
+from .errors import DeadlineExceeded
 from .io.address import Address, family_of, format_address, literal, parse
 from .io.conn import Conn, new_conn
 from .io.listener import Listener
 from .io.poller import POLLOUT, Wait
 from .runtime.goroutine import Commit
-from .runtime.offload import blocking
+from .runtime.offload import offload
 from .runtime.shared import current
+from .runtime.wait import check_ctx
 
 __all__ = ["Conn", "Listener", "dial", "listen"]
 
@@ -65,18 +68,43 @@ async def listen(network: str, address: Address) -> Listener:
     return listener
 
 
-async def dial(network: str, address: Address) -> Conn:
+async def dial(
+    network: str,
+    address: Address,
+    timeout: float | None = None,
+    ctx: Context | None = None,
+) -> Conn:
     """Connect to ``address``; its addresses are tried one after the other.
 
-    ``OSError`` (``ConnectionRefusedError``, …) names the network and address. Go: net.Dial.
+    ``OSError`` (``ConnectionRefusedError``, …) names the network and address;
+    ``TimeoutError`` after ``timeout`` seconds in all, `Canceled` if ``ctx`` is, or gets,
+    cancelled. Cancel safety: no connection is left behind. Go: net.Dialer.DialContext.
     """
     current()
+    if timeout is None:
+        return await _dial(network, address, ctx)
+    with with_timeout(ctx or background(), timeout) as within:
+        try:
+            return await _dial(network, address, within)
+        except DeadlineExceeded:
+            if ctx is not None and ctx.err() is not None:
+                raise
+            raise TimeoutError(
+                errno.ETIMEDOUT, f"dial {network} {address}: i/o timeout"
+            ) from None
+
+
+async def _dial(network: str, address: Address, ctx: Context | None) -> Conn:
+    if ctx is not None:
+        check_ctx(ctx)
     family = family_of(network)
     host, port = parse(address)
     last: OSError | None = None
-    for family_, where in await resolve(network, host or "localhost", port, family):
+    for family_, where in await resolve(network, host or "localhost", port, family, ctx):
         try:
-            return await _connect(family_, where)
+            return await _connect(family_, where, ctx)
+        except DeadlineExceeded:  # an OSError, being a TimeoutError
+            raise
         except OSError as failure:
             last = failure
     assert last is not None
@@ -84,19 +112,17 @@ async def dial(network: str, address: Address) -> Conn:
 
 
 @types.coroutine
-def _parked(wait: Wait) -> Generator[Commit, None, int]:
-    yield wait.park
-    return wait.result
+def _parked(wait: Wait, ctx: Context | None) -> Generator[Commit]:
+    yield from wait.wait(ctx)
 
 
-async def _connect(family: int, where: Any) -> Conn:
+async def _connect(family: int, where: Any, ctx: Context | None) -> Conn:
     s = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = s.connect_ex(where)
         if code in (errno.EINPROGRESS, errno.EINTR, errno.EAGAIN):
-            wait = Wait(s.fileno(), POLLOUT)
-            await _parked(wait)
+            await _parked(Wait(s.fileno(), POLLOUT), ctx)
             code = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
@@ -108,7 +134,16 @@ async def _connect(family: int, where: Any) -> Conn:
         raise
 
 
-async def resolve(network: str, host: str, port: int, family: int) -> list[tuple[int, Any]]:
+@types.coroutine
+def _lookup(
+    ctx: Context | None, host: str, port: int, family: int
+) -> Generator[Commit, None, list[Any]]:
+    return (yield from offload(ctx, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM))
+
+
+async def resolve(
+    network: str, host: str, port: int, family: int, ctx: Context | None = None
+) -> list[tuple[int, Any]]:
     """(family, sockaddr) candidates, IPv4 first; never empty. Names block a pool thread."""
     known = literal(host)
     if known is not None and "%" not in host:
@@ -117,7 +152,9 @@ async def resolve(network: str, host: str, port: int, family: int) -> list[tuple
         where: Any = (host, port) if known == socket.AF_INET else (host, port, 0, 0)
         return [(known, where)]
     try:
-        infos = await blocking(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        infos = await _lookup(ctx, host, port, family)
+    except DeadlineExceeded:
+        raise
     except OSError as failure:
         raise OSError(failure.errno, f"lookup {host}: {failure.strerror}") from None
     except UnicodeError:

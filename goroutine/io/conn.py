@@ -13,15 +13,21 @@ import socket
 import types
 from collections.abc import Callable, Generator, Iterable
 from os import write as os_write
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConnClosed
-from ..runtime.goroutine import Commit
+from ..errors import Canceled, ConnClosed
+from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.machine import Machine
-from ..runtime.shared import current
+from ..runtime.shared import current, scoped
+from ..runtime.wait import cancelable, check, check_ctx
 from .address import format_address
-from .desc import PollDesc
+from .desc import PollDesc, Reading
 from .poller import POLLOUT, Wait
+
+if TYPE_CHECKING:
+    from ..context import Context
+
+    type Under = tuple[Goroutine[Any], Context | None] | None
 
 __all__ = ["CLOSED", "Conn", "borrowed", "new_conn", "shut_down"]
 
@@ -45,21 +51,24 @@ class Conn(PollDesc):
     # -- reading --------------------------------------------------------------------------
 
     @types.coroutine
-    def read(self, n: int = 65536) -> Generator[Commit, None, bytes]:
+    def read(self, n: int = 65536, *, ctx: Context | None = None) -> Generator[Commit, None, bytes]:
         """Up to ``n`` bytes, as soon as there are any; ``b""`` at the end of the stream.
 
         ``ConnectionResetError`` if the peer reset it, `ConnClosed` if it was closed here,
-        also while this read waits. Cancel safety: a cancelled read has taken no data.
-        Go: Conn.Read.
+        also while this read waits; `Canceled` if ``ctx`` is, or gets, cancelled. Cancel
+        safety: a cancelled read has taken no data. Go: Conn.Read.
         """
         if n < 1:
             return self.nothing(n)
+        under = None
+        if scoped or ctx is not None:
+            under = self.cancels(ctx)
         try:
             self.take_read()
         except IndexError:
-            yield from self.wait_to_read()
+            yield from self.wait_to_read(ctx)
         try:
-            if not self.news:
+            if not (self.news or under):
                 # The usual case, short; all others are behind the flag.
                 yield self.park
                 data: bytes | None = self.data
@@ -68,13 +77,22 @@ class Conn(PollDesc):
                     if n >= BUFFER or len(data) <= n:
                         return data
                     self.chunks.insert(0, data)
-            return (yield from self.receive(n))
+            return (yield from self.receive(n, under))
         finally:
             self.put_read(True)
             if self.turns:
                 self.serve_turns()
 
-    def receive(self, n: int) -> Generator[Commit, None, bytes]:
+    def cancels(self, ctx: Context | None) -> Under:
+        """The goroutine, and what ctx it waits under, if something can cancel it here."""
+        g = current().g
+        if g is None or (ctx is None and g.scope is None):
+            return None
+        if ctx is not None:
+            check_ctx(ctx)
+        return g, ctx
+
+    def receive(self, n: int, under: Under = None) -> Generator[Commit, None, bytes]:
         """read() for who holds the token."""
         chunks = self.chunks
         direct = self.home.poller.direct
@@ -106,7 +124,10 @@ class Conn(PollDesc):
                     return data
             if self.paused:
                 self.at_home(self.home.poller.resume)  # all is read: receive again
-            yield self.park
+            if under is None:
+                yield self.park
+            else:
+                yield from self.park_under(*under)
             if self.data is not None:
                 data, self.data = self.data, None
                 break
@@ -117,6 +138,18 @@ class Conn(PollDesc):
             self.news = True
         return data
 
+    def park_under(self, g: Goroutine[Any], ctx: Context | None) -> Generator[Commit]:
+        """Park, and be woken by a cancellation, too. Data that came with it stays here."""
+        check(g, ctx)
+        try:
+            yield from cancelable(Reading(self), self.park, g, ctx)
+        except Canceled:
+            if self.data is not None:
+                self.chunks.insert(0, self.data)  # only we take from there: the token is ours
+                self.data = None
+            self.news = True
+            raise
+
     def nothing(self, n: int) -> bytes:
         """What a read of no bytes gives, at once; fewer are an error."""
         if n < 0:
@@ -125,9 +158,9 @@ class Conn(PollDesc):
             raise ConnClosed(errno.EBADF, CLOSED)
         return b""
 
-    def wait_to_read(self) -> Generator[Commit]:
+    def wait_to_read(self, ctx: Context | None = None) -> Generator[Commit]:
         """The read token, or `ConnClosed`: closing has it for good."""
-        if not (yield from self.wait_turn(False)):
+        if not (yield from self.wait_turn(False, ctx)):
             raise ConnClosed(errno.EBADF, CLOSED)
 
     def ended(self) -> bytes:
@@ -140,54 +173,71 @@ class Conn(PollDesc):
         return b""
 
     @types.coroutine
-    def read_exactly(self, n: int) -> Generator[Commit, None, bytes]:
+    def read_exactly(
+        self, n: int, *, ctx: Context | None = None
+    ) -> Generator[Commit, None, bytes]:
         """Exactly ``n`` bytes. ``EOFError`` if the stream ends before (what came is lost).
 
-        Other readers are not served in between. Go: io.ReadFull.
+        Other readers are not served in between. Cancel safety: a cancelled one has taken
+        nothing. Go: io.ReadFull.
         """
         if n < 1:
             return self.nothing(n)
+        under = self.cancels(ctx)
         try:
             self.take_read()
         except IndexError:
-            yield from self.wait_to_read()
+            yield from self.wait_to_read(ctx)
+        parts: list[bytes] = []
+        missing = n
         try:
-            data = yield from self.receive(n)
-            if len(data) == n:
-                return data
-            parts = [data]
-            missing = n - len(data)
             while missing:
-                data = yield from self.receive(missing)
+                data = yield from self.receive(missing, under)
                 if not data:
                     raise EOFError(f"unexpected EOF: {missing} of {n} bytes missing")
+                if len(data) == n:
+                    return data
                 parts.append(data)
                 missing -= len(data)
             return b"".join(parts)
+        except Canceled:
+            if parts:
+                self.chunks.insert(0, b"".join(parts))
+                self.news = True
+            raise
         finally:
             self.put_read(True)
             if self.turns:
                 self.serve_turns()
 
-    async def read_into(self, buffer: bytearray | memoryview) -> int:
-        """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream."""
+    async def read_into(
+        self, buffer: bytearray | memoryview, *, ctx: Context | None = None
+    ) -> int:
+        """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream.
+
+        Otherwise as `read`."""
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError("read_into() needs a buffer that is not read-only")
-        data = await self.read(len(view))
+        data = await self.read(len(view), ctx=ctx)
         view[: len(data)] = data
         return len(data)
 
     # -- writing --------------------------------------------------------------------------
 
     @types.coroutine
-    def write(self, data: bytes | bytearray | memoryview) -> Generator[Commit, None, int]:
+    def write(
+        self, data: bytes | bytearray | memoryview, *, ctx: Context | None = None
+    ) -> Generator[Commit, None, int]:
         """Write all of ``data``; waits while the peer takes no more. Returns len(data).
 
         ``BrokenPipeError`` or ``ConnectionResetError`` if the peer is gone, `ConnClosed` if
-        the connection was closed here. After an error some of the data may have been sent.
-        Go: Conn.Write.
+        the connection was closed here, `Canceled` if ``ctx`` is, or gets, cancelled. After an
+        error, also after being cancelled while it waited, some of the data may have been
+        sent. Go: Conn.Write.
         """
+        if ctx is not None:
+            check_ctx(ctx)
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
         n = 0
@@ -204,7 +254,7 @@ class Conn(PollDesc):
         try:
             self.take_write()
         except IndexError:
-            yield from self.wait_to_write()
+            yield from self.wait_to_write(ctx)
         try:
             if not n:
                 try:
@@ -214,28 +264,30 @@ class Conn(PollDesc):
                 except OSError as failure:
                     raise self.write_failed(failure) from None
             if n != len(data):
-                yield from self.write_rest(data, n)
+                yield from self.write_rest(data, n, ctx)
         finally:
             self.put_write(True)
             if self.turns:
                 self.serve_turns()
         return len(data)
 
-    def wait_to_write(self) -> Generator[Commit]:
+    def wait_to_write(self, ctx: Context | None = None) -> Generator[Commit]:
         """The write token, or `ConnClosed`: closing has it for good."""
-        if not (yield from self.wait_turn(True)):
+        if not (yield from self.wait_turn(True, ctx)):
             raise ConnClosed(errno.EBADF, CLOSED)
 
     def write_failed(self, failure: OSError) -> OSError:
         """What a write is told: that we closed the connection explains every error."""
         return ConnClosed(errno.EBADF, CLOSED) if self.closed else failure
 
-    def write_rest(self, data: bytes | memoryview, n: int) -> Generator[Commit]:
+    def write_rest(
+        self, data: bytes | memoryview, n: int, ctx: Context | None
+    ) -> Generator[Commit]:
         """The part the socket had no room for. Blocked writes wait for readiness, and the
         bytes stay with the goroutine: a write that another machine can take over."""
         view = memoryview(data)
         while n < len(view):
-            yield Wait(self.fd, POLLOUT).park
+            yield from Wait(self.fd, POLLOUT).wait(ctx)
             if self.closed:
                 raise ConnClosed(errno.EBADF, CLOSED)
             try:
@@ -245,9 +297,11 @@ class Conn(PollDesc):
             except OSError as failure:
                 raise self.write_failed(failure) from None
 
-    async def writev(self, buffers: Iterable[bytes | bytearray | memoryview]) -> int:
+    async def writev(
+        self, buffers: Iterable[bytes | bytearray | memoryview], *, ctx: Context | None = None
+    ) -> int:
         """Write all buffers, one after the other, with nothing in between. Go: net.Buffers."""
-        return await self.write(b"".join(buffers))
+        return await self.write(b"".join(buffers), ctx=ctx)
 
     @types.coroutine
     def _shut(self) -> Generator[Commit]:

@@ -41,12 +41,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.park import ready
-from ..runtime.shared import machine_or_none
+from ..runtime.shared import current, machine_or_none
+from ..runtime.wait import Hook, Scope, Waiter, cancelable, check
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
 
-__all__ = ["MOST_CHUNKS", "PollDesc", "close_fd"]
+__all__ = ["MOST_CHUNKS", "PollDesc", "Reading", "close_fd"]
 
 MOST_CHUNKS = 64
 """Received chunks that may lie unread before receiving stops (back-pressure)."""
@@ -117,7 +118,7 @@ class PollDesc:
         self.free_write: Sequence[bool] = token if alone else ()
         self.turns = False  # somebody waits for a token, or wants to close
         # Who waits to read, who waits to write; made when the first one does.
-        self.queues: tuple[deque[Goroutine[Any]], deque[Goroutine[Any]]] | None = None
+        self.queues: tuple[deque[Waiter], deque[Waiter]] | None = None
 
     def park_read(self, g: Goroutine[Any]) -> None:
         """Commit of a read that found nothing."""
@@ -135,6 +136,10 @@ class PollDesc:
         ready(g)
         return True
 
+    def waiting(self) -> int:
+        """How many goroutines wait for what this receives."""
+        return len(self.parked)
+
     def at_home(self, call: Any) -> None:
         """``call(self)`` on the home machine: now if this is it."""
         home = self.home
@@ -145,28 +150,33 @@ class PollDesc:
 
     # -- the tokens -----------------------------------------------------------------------
 
-    def wait_turn(self, writing: bool) -> Generator[Commit, None, bool]:
+    def wait_turn(self, writing: bool, ctx: Any = None) -> Generator[Commit, None, bool]:
         """Wait for a token that somebody else holds. False: there is none any more.
 
         Queue, set ``turns``, then try the token again; who puts it back looks at ``turns``
-        afterwards. One of the two serves the queue.
+        afterwards. One of the two serves the queue. (A Waiter stands there also for a
+        goroutine that nothing cancels: this is rare.)
         """
         if self.gone:
             return False
-        waiting: list[Goroutine[Any]] = []
+        g = current().g
+        if g is None:
+            raise RuntimeError("nobody can wait in a goroutine that is being closed")
+        check(g, ctx)
+        waiter = Waiter(g)
         with _queue_lock:
             if self.queues is None:
                 self.queues = deque(), deque()
         queue = self.queues[writing]
 
-        def commit(g: Goroutine[Any]) -> None:
-            waiting.append(g)
-            queue.append(g)
+        def commit(_: Goroutine[Any]) -> None:
+            queue.append(waiter)
             self.turns = True
             self.serve_turns()
 
-        yield commit
-        return waiting[0].ok
+        # (Who leaves without a turn is skipped, and then gone from the queue: hand_on.)
+        yield from cancelable(waiter, commit, g, ctx)
+        return g.ok
 
     def serve_turns(self) -> None:
         """A token may be free while somebody waits for it, or for closing."""
@@ -178,7 +188,7 @@ class PollDesc:
             self.finish_close()
 
     @staticmethod
-    def hand_on(queue: deque[Goroutine[Any]], take: Any, put: Any) -> None:
+    def hand_on(queue: deque[Waiter], take: Any, put: Any) -> None:
         """Give the token, if it is free, to the first that waits."""
         while queue:
             try:
@@ -186,12 +196,13 @@ class PollDesc:
             except IndexError:
                 return  # whoever holds it serves the queue when putting it back
             try:
-                g = queue.popleft()
+                waiter = queue.popleft()
+                while not waiter.claim():
+                    waiter = queue.popleft()
             except IndexError:
                 put(True)
             else:
-                g.ok = True
-                ready(g)
+                waiter.give(None, True)
                 return
 
     # -- closing --------------------------------------------------------------------------
@@ -248,11 +259,11 @@ class PollDesc:
         for queue in self.queues or ():  # there is no token for those who still wait
             while queue:
                 try:
-                    g = queue.popleft()
+                    waiter = queue.popleft()
                 except IndexError:
                     break
-                g.ok = False
-                ready(g)
+                if waiter.claim():
+                    waiter.give(None, False)
         if not first:
             return
         self.home.runtime.placement.give_back(self.home)
@@ -285,6 +296,22 @@ class PollDesc:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self.fd}{' closed' if self.closed else ''}>"
+
+
+class Reading(Hook):
+    """A parked read that can be cancelled: its reader is woken to look again, and finds
+    that it was. (Waking a reader for nothing does no harm, so this needs no claim.)"""
+
+    __slots__ = ("desc",)
+
+    def __init__(self, desc: PollDesc) -> None:
+        super().__init__()
+        self.desc = desc
+
+    def cancel(self, scope: Scope) -> None:
+        self.canceled = scope
+        self.desc.news = True
+        self.desc.wake_reader()
 
 
 def close_fd(fd: int) -> None:

@@ -34,6 +34,7 @@ class EpollPoller:
     def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
+        self.asleep = [False]
         self.ready = ready
         # By fd, as epoll reports: connections; and single waits, several to an fd. Two
         # epolls, since an fd may be both (a writer waits on a connection).
@@ -76,7 +77,7 @@ class EpollPoller:
 
     def waiters(self) -> int:
         waiting = sum(len(queue) for queue in self.waits.copy().values())
-        return waiting + sum(len(desc.parked) for desc in self.descs.copy().values())
+        return waiting + sum(desc.waiting() for desc in self.descs.copy().values())
 
     # -- the owner's ----------------------------------------------------------------------
 
@@ -102,6 +103,9 @@ class EpollPoller:
             for wait in queue:
                 wait.result = wait.events if result > 0 else result
                 self.ready(wait.g)
+
+    def drop(self, wait: Wait) -> None:
+        """Nothing: its next event, of which there is one at most, finds nobody."""
 
     def attach(self, desc: PollDesc) -> None:
         if desc.closed:
@@ -140,7 +144,7 @@ class EpollPoller:
         wait_events = self.epoll.poll
         descs, append = self.descs, self.ready
         eventfd, once = self.eventfd, self.once.fileno()
-        waits = self.waits
+        waits, asleep = self.waits, self.asleep
 
         def poll(timeout: float | None) -> int:
             if timeout == 0 and not descs and not waits:
@@ -153,6 +157,7 @@ class EpollPoller:
                     events = wait_events(min(timeout, 1e6), EVENTS)
             except InterruptedError:
                 return 0
+            asleep[0] = False
             made = 0
             for fd, mask in events:
                 desc = descs.get(fd)

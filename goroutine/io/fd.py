@@ -12,16 +12,20 @@ import os
 import stat
 import types
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 from ..runtime.goroutine import Commit
 from ..runtime.shared import current
 from .poller import POLLIN, POLLOUT, Wait
 
+if TYPE_CHECKING:
+    from ..context import Context
+
 __all__ = ["read", "read_into", "readable", "writable", "write"]
 
 
 @types.coroutine
-def _ready(fd: int, events: int) -> Generator[Commit]:
+def _ready(fd: int, events: int, ctx: Context | None) -> Generator[Commit]:
     """Wait until fd has one of the events, or an error that the next call will report."""
     if isinstance(fd, bool) or not isinstance(fd, int):
         raise TypeError(f"a file descriptor is an int, not {type(fd).__name__}")
@@ -29,7 +33,7 @@ def _ready(fd: int, events: int) -> Generator[Commit]:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     current()
     wait = Wait(fd, events)
-    yield wait.park
+    yield from wait.wait(ctx)
     if wait.result < 0:
         raise OSError(-wait.result, os.strerror(-wait.result))
     if wait.result & POLLNVAL:
@@ -39,20 +43,20 @@ def _ready(fd: int, events: int) -> Generator[Commit]:
 POLLNVAL = 32
 
 
-async def readable(fd: int) -> None:
+async def readable(fd: int, *, ctx: Context | None = None) -> None:
     """Wait until a read of ``fd`` would not block (data, end of file or an error).
 
     Cancel safety: nothing is consumed.
     """
-    await _ready(fd, POLLIN)
+    await _ready(fd, POLLIN, ctx)
 
 
-async def writable(fd: int) -> None:
+async def writable(fd: int, *, ctx: Context | None = None) -> None:
     """Wait until a write to ``fd`` would not block. Cancel safety: nothing is written."""
-    await _ready(fd, POLLOUT)
+    await _ready(fd, POLLOUT, ctx)
 
 
-async def read(fd: int, n: int) -> bytes:
+async def read(fd: int, n: int, *, ctx: Context | None = None) -> bytes:
     """Up to ``n`` bytes, as soon as there are any; ``b""`` at the end of the file.
 
     ``OSError`` as read(2). Cancel safety: a cancelled read has taken no data.
@@ -61,14 +65,16 @@ async def read(fd: int, n: int) -> bytes:
     if n < 0:
         raise ValueError("read() of a negative number of bytes")
     buffer = bytearray(n)
-    got = await read_into(fd, buffer)
+    got = await read_into(fd, buffer, ctx=ctx)
     return bytes(memoryview(buffer)[:got])
 
 
-async def read_into(fd: int, buffer: bytearray | memoryview) -> int:
+async def read_into(
+    fd: int, buffer: bytearray | memoryview, *, ctx: Context | None = None
+) -> int:
     """Read into ``buffer``; how many bytes, 0 at the end of the file."""
     while True:
-        await _ready(fd, POLLIN)
+        await _ready(fd, POLLIN, ctx)
         try:
             return _read_now(fd, buffer)
         except BlockingIOError:
@@ -92,14 +98,16 @@ def _is_file(fd: int, failure: OSError) -> bool:
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE, errno.ENOSYS)
 
 
-async def write(fd: int, data: bytes | bytearray | memoryview) -> int:
+async def write(
+    fd: int, data: bytes | bytearray | memoryview, *, ctx: Context | None = None
+) -> int:
     """Write some of ``data``, as soon as some can be taken; how many bytes (maybe not all).
 
     ``OSError`` as write(2). Go: os.File.Write writes all.
     """
     view = memoryview(data).cast("B")
     while True:
-        await _ready(fd, POLLOUT)
+        await _ready(fd, POLLOUT, ctx)
         try:
             return _write_now(fd, view)
         except BlockingIOError:

@@ -8,21 +8,23 @@ import os
 import threading
 import types
 from _thread import get_ident
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from time import monotonic
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import ConnClosed
+from ..errors import Canceled, ConnClosed
 from ..runtime.goroutine import Commit, Goroutine, describe
 from ..runtime.machine import Machine
 from ..runtime.park import ready
 from ..runtime.shared import current, flags
 from ..runtime.spawn import spawners
 from ..runtime.timers import Timer
-from ..runtime.wait import WaitQueue
+from ..runtime.wait import Waiter, WaitQueue, cancelable, check
 from .conn import CLOSED, Conn, borrowed, new_conn, shut_down
 from .desc import PollDesc, close_fd
+
+if TYPE_CHECKING:
+    from ..context import Context
 
 __all__ = ["Listener"]
 
@@ -45,7 +47,7 @@ class Listener(PollDesc):
         self.address = address
         """Where it listens, as "host:port", with the port that was found for port 0."""
         self._lock = threading.Lock()
-        self._waiting: deque[Goroutine[Any]] = deque()
+        self._waiting = WaitQueue()
         self._delay = 0.0
 
     # -- from the poller, on the home machine -----------------------------------------------
@@ -58,12 +60,15 @@ class Listener(PollDesc):
                 if self.closed:
                     close_fd(result)
                     return
-                if not self._waiting:
+                g = self._waiting.take()
+                if g is None:
                     self.chunks.append(result)
                     return
-                g = self._waiting.popleft()
-            g.value = result
-            ready(g)
+            if g.plain:
+                g.value = result
+                ready(g)
+            else:
+                g.give(result, True)
             return
         code = -result
         if self.closed or code in (errno.ECANCELED, errno.EBADF, errno.EINVAL):
@@ -104,10 +109,13 @@ class Listener(PollDesc):
                     os.set_blocking(fd, False)
                     self.accepted(fd)
 
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     # -- accepting ------------------------------------------------------------------------
 
     @types.coroutine
-    def _accept_fd(self) -> Generator[Commit, None, int]:
+    def _accept_fd(self, ctx: Context | None = None) -> Generator[Commit, None, int]:
         g = current().g
         if g is None:
             raise RuntimeError("not in a goroutine, or in one that is being closed")
@@ -120,10 +128,27 @@ class Listener(PollDesc):
             self._lock.release()
             raise ConnClosed(errno.EBADF, CLOSED)
         g.value = None
-        self._waiting.append(g)
+        # Released after the frame has stopped, as in channel.py.
+        commit = cast(Commit, self._lock.__exit__)
+        waiter: Waiter | None = None
         try:
-            # Released after the frame has stopped, as in channel.py.
-            yield cast(Commit, self._lock.__exit__)
+            if ctx is None and g.scope is None:
+                self._waiting.append(g)
+                yield commit
+            else:
+                try:
+                    check(g, ctx)
+                except BaseException:
+                    self._lock.release()
+                    raise
+                waiter = Waiter(g)
+                self._waiting.append(waiter)
+                yield from cancelable(waiter, commit, g, ctx)
+        except Canceled:
+            if waiter is not None:
+                with self._lock:
+                    self._waiting.leave(waiter)
+            raise
         except BaseException:
             if g.value is not None:  # handed over, and nobody will take it
                 close_fd(g.value)
@@ -134,12 +159,13 @@ class Listener(PollDesc):
             raise ConnClosed(errno.EBADF, CLOSED)
         return fd
 
-    async def accept(self) -> Conn:
-        """The next connection. `ConnClosed` once the listener is closed, also meanwhile.
+    async def accept(self, *, ctx: Context | None = None) -> Conn:
+        """The next connection. `ConnClosed` once the listener is closed, also meanwhile;
+        `Canceled` if ``ctx`` is, or gets, cancelled.
 
         Cancel safety: a cancelled accept has accepted nothing. Go: Listener.Accept.
         """
-        fd = await self._accept_fd()
+        fd = await self._accept_fd(ctx)
         return new_conn(fd, self.home.runtime.placement.take())
 
     async def serve(self, handler: Callable[[Conn], Awaitable[object]]) -> None:
@@ -167,13 +193,16 @@ class Listener(PollDesc):
         with self._lock:
             if not self.start_close():
                 return
-            waiting, self._waiting = list(self._waiting), deque()
+            waiting, self._waiting = list(self._waiting), WaitQueue()
             fds, self.chunks = list(self.chunks), []
         for fd in fds:
             close_fd(fd)
         for g in waiting:
-            g.value = -1
-            ready(g)
+            if g.plain:
+                g.value = -1
+                ready(g)
+            elif g.claim():
+                g.give(-1, False)
         shut_down(self.fd)
         self.end_close()
 

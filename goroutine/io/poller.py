@@ -9,11 +9,17 @@ a `PollDesc` (desc.py) for a connection that is read again and again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import count
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ..runtime.goroutine import Commit
+from ..runtime.park import ready
 from ..runtime.shared import current
+from ..runtime.wait import Hook, Scope, cancelable, check
+
+if TYPE_CHECKING:
+    from ..runtime.machine import Machine
 
 __all__ = ["POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "Poller", "Ready", "Wait"]
 
@@ -23,16 +29,20 @@ Ready = Callable[[Any], None]
 """How a poller hands a goroutine to its machine: the tail of the local queue."""
 
 
-class Wait:
+class Wait(Hook):
     """One goroutine waiting once for one fd to be readable or writable.
 
     ``key`` is set by the poller that took it. ``result`` is the event mask, or a negative
     errno. Whoever takes the Wait out of its poller's table owns the goroutine in ``g``.
     """
 
-    __slots__ = ("events", "fd", "g", "key", "result")
+    __slots__ = ("events", "fd", "g", "key", "m", "result")
+
+    m: Machine  # whose poller it waits for
 
     def __init__(self, fd: int, events: int) -> None:
+        self.canceled = None
+        self.over = False
         self.fd = fd
         self.events = events
         self.g: Any = None
@@ -42,7 +52,24 @@ class Wait:
     def park(self, g: Any) -> None:
         """Commit: arm it on the machine that ran g, whichever that is."""
         self.g = g
-        current().poller.wait(self)
+        m = self.m = current()
+        m.poller.wait(self)
+
+    def cancel(self, scope: Scope) -> None:
+        m = self.m
+        if m.poller.cancel(self):
+            self.canceled = scope
+            m.post(lambda: m.poller.drop(self))
+            ready(self.g)
+
+    def wait(self, ctx: Any = None) -> Generator[Commit]:
+        """Park until it happens; `Canceled` when ctx, or the goroutine's group, is cancelled."""
+        g = current().g
+        if g is None or (ctx is None and g.scope is None):
+            yield self.park
+        else:
+            check(g, ctx)
+            yield from cancelable(self, self.park, g, ctx)
 
 
 class Poller(Protocol):
@@ -50,6 +77,10 @@ class Poller(Protocol):
 
     name: str
     """"io_uring" or "epoll"."""
+
+    asleep: list[bool]
+    """[True] from when its machine sets it, before a poll that waits, until that poll has
+    come back from the kernel: before anything is handed over (the deadlock rule)."""
 
     direct: bool
     """Whether readers call read(2) themselves, on readiness."""
@@ -70,6 +101,9 @@ class Poller(Protocol):
 
     def cancel(self, wait: Wait) -> bool:
         """Take a wait back; True if its goroutine is the caller's now. From any thread."""
+
+    def drop(self, wait: Wait) -> None:
+        """Forget what the kernel was told for a wait that was cancelled. Owner only."""
 
     def waiters(self) -> int:
         """How many goroutines wait for this poller (the deadlock rule needs to know)."""

@@ -52,6 +52,7 @@ class UringPoller:
         self.waits: dict[int, Wait] = {}
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
+        self.asleep = [False]
         self.ready = ready
         self.ring = ioring.Ring(entries=1024, cq_entries=8192)
         try:
@@ -75,11 +76,11 @@ class UringPoller:
             pass  # 2**64 - 2 wake-ups are pending: one more makes no difference
 
     def cancel(self, wait: Wait) -> bool:
-        """Take a wait back; its poll in the kernel is left to complete for nobody."""
+        """Take a wait back. Its poll in the kernel goes on until `drop`."""
         return self.waits.pop(wait.key, None) is not None
 
     def waiters(self) -> int:
-        return len(self.waits) + sum(len(desc.parked) for desc in self.descs.copy().values())
+        return len(self.waits) + sum(desc.waiting() for desc in self.descs.copy().values())
 
     # -- the owner's ----------------------------------------------------------------------
 
@@ -87,6 +88,9 @@ class UringPoller:
         wait.key = key = next(self.keys)
         self.waits[key] = wait
         self.ring.prepare(abi.OP_POLL_ADD, fd=wait.fd, op_flags=wait.events, user_data=key)
+
+    def drop(self, wait: Wait) -> None:
+        self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=wait.key, user_data=0)
 
     def attach(self, desc: PollDesc) -> None:
         if desc.closed:
@@ -177,7 +181,7 @@ class UringPoller:
         append = self.ready
         descs, waits = self.descs, self.waits
         fds_to_close, rearm = self.fds_to_close, self.rearm
-        other = self.other
+        other, asleep = self.other, self.asleep
         leave, find = self.leave, self.descs.get
 
         def poll(timeout: float | None) -> int:
@@ -202,6 +206,7 @@ class UringPoller:
                     # Up, never down: a sleep that ends early makes a second one.
                     timespec[1] = min(int((timeout - seconds) * 1e9) + 1, 999_999_999)
                     result = syscall(enter, fd, pending, 1, timed, timeout_ptr, timeout_size)
+            asleep[0] = False
             if result < 0:
                 code = ctypes.get_errno()
                 # Interrupted, timed out, or completions must be reaped before more is taken

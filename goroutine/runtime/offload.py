@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import types
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
@@ -15,27 +16,28 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .goroutine import Commit, Goroutine
-from .park import ready
 from .shared import current
+from .thread import pools
+from .wait import Waiter, cancelable, check
 
-__all__ = ["Pool", "blocking"]
+__all__ = ["Pool", "blocking", "offload"]
 
 T = TypeVar("T")
 
 IDLE = 5.0
 
 
-class _Call:
+class _Call(Waiter):
     """One call, the goroutine that waits for it, and what came of it."""
 
-    __slots__ = ("args", "context", "failure", "fn", "g", "kwargs", "pool", "result")
+    __slots__ = ("args", "context", "failure", "fn", "kwargs", "pool", "result")
 
     def __init__(
         self, pool: Pool, context: Context, fn: Callable[..., Any], args: Any, kwargs: Any
     ) -> None:
+        super().__init__(None)
         self.pool, self.context = pool, context
         self.fn, self.args, self.kwargs = fn, args, kwargs
-        self.g: Any = None
         self.result: Any = None
         self.failure: BaseException | None = None
 
@@ -46,11 +48,12 @@ class _Call:
 
     def run(self) -> None:
         try:
+            if not self.token:
+                return self.pool.finished(self)  # cancelled before it has begun: not at all
             self.result = self.context.run(self.fn, *self.args, **self.kwargs)
         except BaseException as failure:
             self.failure = failure
-        g, self.g = self.g, None
-        self.pool.finished(g)
+        self.pool.finished(self)
 
 
 class Pool:
@@ -62,7 +65,8 @@ class Pool:
         self.condition = threading.Condition()
         self.threads: set[threading.Thread] = set()
         self.free = 0  # threads that are not inside a call; also one that is just beginning
-        self.pending = 0  # calls made and not finished (the deadlock rule needs to know)
+        self.pending = 0  # calls made and not finished; see busy()
+        self.away = 0  # threads inside a call that waits for a goroutine; see away()
         self.ended = False
 
     def put(self, call: _Call) -> None:
@@ -72,7 +76,12 @@ class Pool:
             if self.free >= len(self.calls):
                 self.condition.notify()
                 return
-            if len(self.threads) >= self.most:
+        self.grow()
+
+    def grow(self) -> None:
+        """One more thread, if calls wait and the limit allows it."""
+        with self.condition:
+            if self.free >= len(self.calls) or len(self.threads) >= self.most + self.away:
                 return
             thread = threading.Thread(target=self.work, name="goroutine-blocking", daemon=True)
             self.threads.add(thread)
@@ -87,6 +96,24 @@ class Pool:
                     return
             self.run_all()
 
+    def busy(self) -> bool:
+        """Whether a call is under way, or queued. (Under the lock: what a finished call has
+        made ready can be seen by who sees that it is not pending any more.)"""
+        with self.condition:
+            return self.pending > 0
+
+    def leave_for(self, wait: Callable[[], object]) -> None:
+        """``wait()`` on a pool thread, for a goroutine: that may need a thread, too, so this
+        one doesn't count against the limit meanwhile. (Else nested calls could deadlock.)"""
+        with self.condition:
+            self.away += 1
+        try:
+            self.grow()
+            wait()
+        finally:
+            with self.condition:
+                self.away -= 1
+
     def run_all(self) -> None:
         """Make the calls that wait on this very thread."""
         while True:
@@ -97,19 +124,30 @@ class Pool:
                 self.free -= 1
             call.run()
 
-    def finished(self, g: Goroutine[Any]) -> None:
+    def finished(self, call: _Call) -> None:
         """Wake the goroutine of a finished call, unless the run has ended meanwhile: then
-        it has been closed, and to make it ready would put it into the next run."""
+        it has been closed, and to make it ready would put it into the next run. (Nor if it
+        was cancelled, and has gone on.)"""
         with self.condition:
             self.pending -= 1
             # Before g can make its next call, which this thread then takes, not a new one.
             self.free += 1
             if not self.ended:
-                ready(g)
+                call.fire()
+        call.g = None
 
     def work(self) -> None:
+        pools[get_ident()] = self
+        try:
+            self.work_on()
+        finally:
+            pools.pop(get_ident(), None)
+
+    def work_on(self) -> None:
         while True:
             with self.condition:
+                if len(self.threads) > self.most + self.away:
+                    return self.leave()
                 while not self.calls:
                     if self.ended:
                         return self.leave()
@@ -143,11 +181,31 @@ def blocking[T](fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Generator
 
     For calls that block their thread and know nothing of goroutines: files, databases,
     name look-ups. At most ``start(blocking_threads=)`` run at once; more wait. The caller's
-    contextvars are carried along. Go: a blocking system call or cgo.
+    contextvars are carried along.
+
+    Cancel safety: who is cancelled here goes on at once; the call runs to its end all the
+    same, and its result is dropped. Go: a blocking system call or cgo.
+
+    >>> async def main():
+    ...     return await goroutine.blocking(sum, [1, 2, 3])
+    >>> goroutine.start(main)
+    6
     """
+    return (yield from offload(None, fn, *args, **kwargs))
+
+
+def offload[T](
+    ctx: Any, fn: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> Generator[Commit, None, T]:
+    """`blocking`, under ctx."""
     m = current()
+    g = m.g
     call = _Call(m.runtime.pool, copy_context(), fn, args, kwargs)
-    yield call.park
+    if g is None or (g.scope is None and ctx is None):
+        yield call.park
+    else:
+        check(g, ctx)
+        yield from cancelable(call, call.park, g, ctx)
     if call.failure is not None:
         try:
             raise call.failure

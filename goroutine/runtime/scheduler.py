@@ -28,7 +28,7 @@ from .offload import Pool
 from .placement import Placement
 from .processor import Processor
 from .settings import check_gil, machine_count_of
-from .shared import flags, idle, machines, spinning
+from .shared import flags, idle, machines, scoped, spinning
 from .spawn import make_spawner, spawners
 
 __all__ = ["Runtime", "inject", "machine_count", "num_goroutine", "running", "start"]
@@ -157,6 +157,7 @@ class Runtime:
         flags["sysmon"] = True
         idle.clear()
         spinning.clear()
+        scoped.clear()
         gate = Gate(self.count)
         self.collector.begin()
         try:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["current", "flags", "idle", "machine_or_none", "machines", "shared_dict", "spinning"]
+__all__ = ["current", "flags", "idle", "machine_or_none", "machines", "scoped", "shared_dict", "spinning"]
 
 
 def shared_dict(name: str) -> dict[Any, Any]:
@@ -42,6 +42,10 @@ flags: dict[str, bool] = shared_dict("goroutine flags")
 
 # Machine number -> machine, for the machines that sleep or are about to: see idle.py.
 idle: dict[int, Machine] = shared_dict("goroutine idle machines")
+
+# Group -> True while it is open: empty, no goroutine has a scope, and hot operations need not
+# look for one.
+scoped: dict[Any, bool] = shared_dict("goroutine open groups")
 
 # Machine number -> True, for the machines that look for work without having any.
 spinning: dict[int, bool] = shared_dict("goroutine spinning machines")

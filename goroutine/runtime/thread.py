@@ -8,7 +8,7 @@ from math import inf, isnan
 from time import monotonic
 from typing import Any
 
-from .shared import machines
+from .shared import machines, shared_dict
 from .wait import Waiter, WaitQueue
 
 __all__ = ["Holds", "ThreadWaiter", "deadline_of", "hold", "holds"]
@@ -41,6 +41,9 @@ class Holds:
 
 
 holds = Holds()
+
+# Thread ident -> the pool whose thread it is (offload.py).
+pools: dict[int, Any] = shared_dict("goroutine pools by thread")
 
 
 class hold:
@@ -106,12 +109,11 @@ class ThreadWaiter(Waiter):
         key = holds.add()
         channel._lock.release()
         try:
-            if until == inf:
-                self.woken.acquire()
+            pool = pools.get(get_ident())
+            if pool is None:
+                self.block(until)
             else:
-                while not self.woken.acquire(timeout=max(0.0, min(until - monotonic(), 1e6))):
-                    if monotonic() >= until:
-                        raise TimeoutError("timed out")
+                pool.leave_for(lambda: self.block(until))
         except BaseException:
             if self.claim():
                 with channel._lock:
@@ -121,3 +123,11 @@ class ThreadWaiter(Waiter):
         finally:
             holds.drop(key)
         return self.ok
+
+    def block(self, until: float) -> None:
+        if until == inf:
+            self.woken.acquire()
+            return
+        while not self.woken.acquire(timeout=max(0.0, min(until - monotonic(), 1e6))):
+            if monotonic() >= until:
+                raise TimeoutError("timed out")
