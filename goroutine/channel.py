@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import ChanClosed
+from .runtime.dump import waits_for
 from .runtime.goroutine import Commit, Goroutine
 from .runtime.park import ready
 from .runtime.shared import current
@@ -385,3 +386,7 @@ def chan(capacity: int = 0) -> Chan[Any]:
     Go: make(chan T, capacity).
     """
     return Chan(capacity)
+
+
+waits_for("chan send", Chan.send)
+waits_for("chan receive", Chan.recv, Chan.recv_ok)

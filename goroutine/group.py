@@ -16,8 +16,9 @@ from typing import Any, Self, TypeVar, overload
 
 from .context import CancelContext, Context, background, with_cancel
 from .errors import Canceled, DeadlineExceeded
-from .runtime.goroutine import Goroutine, close_steps
+from .runtime.dump import waits_for
 from .runtime.exit import GoExit
+from .runtime.goroutine import Goroutine, close_steps
 from .runtime.park import park, ready
 from .runtime.shared import current, scoped
 from .runtime.spawn import foreign, spawners, steps_for
@@ -267,3 +268,7 @@ class Group:
                 return
             self._open = False
         ready(g)
+
+
+waits_for("group wait", Group.__aexit__)
+waits_for("join", Goroutine.__await__)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from .channel import Chan
 from .errors import ChanClosed
+from .runtime.dump import waits_for
 from .runtime.goroutine import Goroutine
 from .runtime.park import ready
 from .runtime.shared import current
@@ -177,6 +178,8 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
     if default:
         _unlock(locks)
         return Selected(-1, None, False)
+    if not live:
+        yield from _no_cases(g)
     # None is ready: leave an entry with each. (The frame stops before the locks are freed.)
     waiter = Waiter(g)
     entries: list[tuple[Chan[Any], bool, _Entry]] = []
@@ -213,6 +216,16 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
             raise ChanClosed("send on closed channel")
         value = None
     return Selected(index, value, ok)
+
+
+def _no_cases(g: Goroutine[Any]) -> Generator[Any]:
+    """Wait for nothing: only a cancellation or the end of the run ends this."""
+    waiter = Waiter(g)
+    yield from cancelable(waiter, _unlock_none, g)
+
+
+def _unlock_none(_: Goroutine[Any]) -> None:
+    pass
 
 
 _CLOSED_SEND = object()
@@ -318,3 +331,7 @@ def _leave(entries: list[tuple[Chan[Any], bool, _Entry]], but: int) -> None:
                     (channel._sendq if sending else channel._recvq).leave(entry)
                 if channel.timed and not sending:
                     channel._unblocked()
+
+
+waits_for("select", select)
+waits_for("select (no cases)", _no_cases)

@@ -16,6 +16,7 @@ from os import write as os_write
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Canceled, ConnClosed
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.machine import Machine
 from ..runtime.shared import current, scoped
@@ -392,3 +393,6 @@ def new_conn(fd: int, home: Machine) -> Conn:
     conn = Conn(fd, home, next(current().poller.keys))
     conn.at_home(home.poller.attach)
     return conn
+
+
+waits_for("IO wait", Conn.read, Conn.receive)

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Canceled, ConnClosed
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit, Goroutine, describe
 from ..runtime.machine import Machine
 from ..runtime.park import ready
@@ -276,3 +277,6 @@ def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) ->
     g.scope = None
     g.joiners = WaitQueue()  # not None: wake_joiners is called at the end
     spawners[get_ident()](g, handler)
+
+
+waits_for("IO wait", Listener._accept_fd)

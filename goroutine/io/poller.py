@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
 from ..runtime.park import ready
 from ..runtime.shared import current
@@ -119,3 +120,6 @@ class Poller(Protocol):
 
     def close(self) -> None:
         """Give every fd and mapping back; the machine's thread has ended."""
+
+
+waits_for("IO wait", Wait.wait)

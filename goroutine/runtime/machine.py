@@ -353,7 +353,10 @@ class Machine:
         p.sweep()  # else slots that thieves emptied keep their goroutines alive
         when = p.timers.next_when()
         timeout = None if when is None else max(0.0, when - monotonic())
+        asleep = self.poller.asleep
+        asleep[0] = True  # taken back by the poll, before it hands anything over
         self.poller.poll(timeout)
+        asleep[0] = False  # (if it had nothing to ask the kernel)
         idle.pop(number, None)  # else somebody took us out: his wake-up is or was under way
         if not flags["sysmon"]:
             self.runtime.sysmon.call()

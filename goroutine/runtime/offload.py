@@ -15,6 +15,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, TypeVar
 
+from .dump import waits_for
 from .goroutine import Commit, Goroutine
 from .shared import current
 from .thread import pools
@@ -213,3 +214,6 @@ def offload[T](
             call.failure = None
     result: T = call.result
     return result
+
+
+waits_for("blocking call", offload)

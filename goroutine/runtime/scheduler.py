@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from itertools import count
 from typing import Any, TypeVar, cast
 
-from ..errors import GoroutinePanic
+from ..errors import Deadlock, GoroutinePanic
 from ..io import backend
 from . import panic, sysmon
 from .collector import Collector
@@ -22,6 +22,7 @@ from .gate import Gate
 from .globalq import GlobalQueue
 from .goroutine import Goroutine, close_steps
 from .idle import wakep
+from .dump import dump
 from .exit import GoExit
 from .machine import Machine
 from .offload import Pool
@@ -30,6 +31,7 @@ from .processor import Processor
 from .settings import check_gil, machine_count_of
 from .shared import flags, idle, machines, scoped, spinning
 from .spawn import make_spawner, spawners
+from .thread import holds
 
 __all__ = ["Runtime", "inject", "machine_count", "num_goroutine", "running", "start"]
 
@@ -64,6 +66,7 @@ class Runtime:
         self.pool = Pool(blocking_threads)
         self.collector = Collector()
         self.sysmon = sysmon.Sysmon(self)
+        self.without_main = False  # main has ended by goexit
 
     # -- the end of a run -------------------------------------------------------------
 
@@ -91,8 +94,9 @@ class Runtime:
             m.wake()
 
     def panicked(self, g: Goroutine[Any], failure: BaseException) -> None:
-        """An exception escaped g."""
-        if g.id == 1:
+        """An exception escaped g. Main's leaves `start` as it is; sys.exit() and Ctrl-C mean
+        the program, wherever they are raised; all else is a panic."""
+        if g.id == 1 or isinstance(failure, (SystemExit, KeyboardInterrupt)):
             failure.__traceback__ = panic.clean(failure)
             self.end(None, failure)
             return
@@ -107,6 +111,50 @@ class Runtime:
 
     def main_exited(self) -> None:
         """Main called goexit: the others go on."""
+        self.without_main = True
+
+    # -- deadlock -----------------------------------------------------------------------
+
+    def asleep(self) -> bool:
+        """Whether nothing can ever happen again. Go: checkdead. Only sysmon asks.
+
+        True if all machines are asleep, and nothing is left that could wake one: no work in
+        a queue, no timer, nobody who waits for the kernel, no blocking call, no thread that
+        holds (thread.py). These are looked at one after the other; that they hold at one
+        instant follows from what encloses the looks: every machine is seen asleep before,
+        and seen asleep in the same pass after them, so none has done anything in between.
+        ``asleep`` is set by a machine after its last look for work and unset when it comes
+        back from the kernel, before it hands anything over; it is asleep with empty hands.
+        A finished blocking call stops being pending in one with making its goroutine ready.
+        Only sysmon itself fires timers of a machine that is asleep.
+        """
+        machines = self.machines
+        if not all(m.poller.asleep[0] for m in machines):
+            return False
+        ticks = [m.tick for m in machines]
+        if flags["runq"] or holds.held or self.pool.busy():
+            return False
+        for m in machines:
+            p = m.p
+            if p.runnext or p.length() or m.inbox or len(p.timers) or m.poller.waiters():
+                return False
+        return all(m.poller.asleep[0] for m in machines) and ticks == [m.tick for m in machines]
+
+    def deadlocked(self) -> None:
+        """All are asleep for ever: say so, and end the run."""
+        flags["stop"] = True  # who is woken from now on, by whatever, leaves without a step
+        left = [g for home in self.homes() for g in list(home)]
+        text = "all goroutines are asleep - deadlock!"
+        if not left and self.without_main:
+            text = "no goroutines (main called goexit) - deadlock!"
+        report = f"fatal error: {text}\n\n{dump(left)}"
+        if self.end(None, Deadlock(text)):
+            panic.print_report(report)
+            panic.exit_with_2()
+
+    def homes(self) -> list[set[Goroutine[Any]]]:
+        """The sets that keep the goroutines alive."""
+        return [self.foreign, *(m.p.goroutines for m in self.machines)]
 
     # -- the machines' threads ----------------------------------------------------------
 
@@ -217,7 +265,7 @@ class Runtime:
         that closing a connection or a channel works in these blocks.
         """
         ident = threading.get_ident()
-        homes = [m.p.goroutines for m in self.machines] + [self.foreign]
+        homes = self.homes()
         if self.machines:
             machines[ident] = self.machines[0]
             spawners[ident] = make_spawner(self.machines[0])

@@ -27,7 +27,7 @@ __all__ = ["Sysmon", "interrupt"]
 PERIOD = 0.01
 """Seconds between two looks. Go's is 20 us growing to 10 ms; its look costs less."""
 
-QUIET = 10
+QUIET = 8
 """Looks without any movement after which sysmon sleeps until it is called."""
 
 
@@ -59,11 +59,15 @@ class Sysmon:
                 if over.acquire(timeout=PERIOD):
                     return
                 quiet = 0 if self.look(seen) else quiet + 1
+                if quiet == 2 and self._runtime.asleep():  # and once more before the long sleep
+                    self._runtime.deadlocked()
             else:
                 # Announce, then look once more, then sleep: as idle.py does. A machine that
                 # leaves its sleep after the announcement sees the flag and calls.
                 flags["sysmon"] = False
                 if not self.look(seen):
+                    if self._runtime.asleep():
+                        self._runtime.deadlocked()
                     called.acquire()
                 flags["sysmon"] = True
                 quiet = 0
