@@ -16,8 +16,6 @@ from itertools import combinations_with_replacement, product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from goroutine import ChanClosed, chan, go, gosched, start
 from stepped import (
     CANCELED,
     CLOSE_OF_CLOSED,
@@ -26,6 +24,8 @@ from stepped import (
     compare,
     outcomes_allowed,
 )
+
+from goroutine import ChanClosed, chan, go, gosched, start
 
 pytestmark = pytest.mark.timeout(60)
 
