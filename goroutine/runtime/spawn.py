@@ -187,9 +187,16 @@ def foreign[T](g: Goroutine[T], fn: Any) -> Goroutine[T]:
     return g
 
 
+def isgeneratorcoroutine(steps: Any) -> bool:
+    """Whether this is what our own operations give when called: ``ch.send(v)``."""
+    return isinstance(steps, types.GeneratorType) and bool(
+        steps.gi_code.co_flags & CO_ITERABLE_COROUTINE
+    )
+
+
 def _uncommon(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
     """Steps for what isn't a Python function: coroutines, partials, builtins, callables."""
-    if isinstance(fn, Coroutine):
+    if isinstance(fn, Coroutine) or isgeneratorcoroutine(fn):
         if args or kwargs:
             raise TypeError("go() of a coroutine object takes no further arguments")
         return _with_result(g, fn)

@@ -139,6 +139,17 @@ class TestKinds:
 
         start(main, machines=1)
 
+    def test_operations_as_coroutine_objects(self) -> None:
+        async def main() -> None:
+            ch = chan()
+            sender: Any = go(ch.send("hello"))
+            receiver: Any = go(ch.recv())
+            assert (await sender, await receiver) == (None, "hello")
+            with pytest.raises(TypeError, match="not generator"):
+                go(x for x in "any")  # type: ignore[call-overload]
+
+        start(main, machines=1)
+
     @pytest.mark.parametrize(
         ("thing", "text"),
         [
