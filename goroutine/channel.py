@@ -57,7 +57,7 @@ class Chan[T]:
         # __exit__ is release() with arguments it ignores: the goroutine, when it is a commit.
         self._release: Commit = cast(Commit, self._lock.__exit__)
 
-    timed = False  # a timer's: see select.py and time.py for what differs
+    timed = False  # whether it is a timer's: for that, and its hooks, see time/channel.py
 
     @property
     def capacity(self) -> int:
@@ -206,6 +206,20 @@ class Chan[T]:
         value, ok = g.value, g.ok
         g.value = None
         return value, ok
+
+    # -- hooks of a timer's channel, for select ---------------------------------------------
+
+    def _is_due(self) -> bool:
+        return False
+
+    def _due(self) -> None:
+        pass
+
+    def _blocked(self) -> None:
+        pass
+
+    def _unblocked(self) -> None:
+        pass
 
     # -- waiting --------------------------------------------------------------------------
 

@@ -141,13 +141,20 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
                 sending = case.sending
                 try:
                     if sending:
+                        if channel.timed:
+                            raise RuntimeError("the channel of a timer is only for receiving")
                         hopeful = (
                             channel._recvq
                             or channel._closed
                             or len(channel._buffer) < channel._size
                         )
                     else:
-                        hopeful = channel._buffer or channel._sendq or channel._closed
+                        hopeful = (
+                            channel._buffer
+                            or channel._sendq
+                            or channel._closed
+                            or (channel.timed and channel._is_due())
+                        )
                 except AttributeError:
                     raise TypeError(f"a case needs a Chan or None, not {channel!r}") from None
                 if hopeful:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from time import monotonic
 
-__all__ = ["now", "to_monotonic"]
+__all__ = ["from_monotonic", "now", "to_monotonic"]
 
 _OFFSET = time.time() - monotonic()
 
@@ -22,3 +22,8 @@ def now() -> float:
 def to_monotonic(when: float) -> float:
     """The time.monotonic() of a point in time of `now`."""
     return when - _OFFSET
+
+
+def from_monotonic(when: float) -> float:
+    """The point in time of `now` of a time.monotonic()."""
+    return when + _OFFSET

@@ -3,6 +3,11 @@
 A timer fires once, exactly: whoever takes it off the heap under the lock runs it. Stopping
 marks it; a marked timer is dropped when it comes up, and swept when such timers are the
 majority. The clock is time.monotonic(); ``when`` is in its seconds.
+
+``first`` is what the owner reads without the lock, at every pass and before it sleeps. It is
+stored as the last thing of each change, because the heap itself is out of order meanwhile
+(a pop puts its last entry at the root for a while). Too early a value costs a look; too late
+a one could only be that of before an `add`, which tells its caller to wake the owner then.
 """
 
 from __future__ import annotations
@@ -11,16 +16,20 @@ import threading
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf, isnan
 from time import monotonic
 from typing import Any
 
-__all__ = ["Timer", "TimerHeap"]
+from .shared import machine_or_none
+
+__all__ = ["Timer", "TimerHeap", "from_now", "set_timer"]
 
 
 class Timer:
     """One entry: at ``when`` call ``fire(arg)``, outside every lock and frame.
 
-    On its own machine; while that one is inside a long step, on sysmon's thread.
+    On its own machine; while that one is inside a long step, on another or on sysmon's
+    thread.
     """
 
     __slots__ = ("arg", "fire", "heap", "when")
@@ -40,7 +49,7 @@ class Timer:
 class TimerHeap:
     """The timers of one processor."""
 
-    __slots__ = ("_dead", "_heap", "_lock", "_serial")
+    __slots__ = ("_dead", "_heap", "_lock", "_serial", "first")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,6 +57,7 @@ class TimerHeap:
         self._heap: list[tuple[float, int, Timer]] = []
         self._serial = count()
         self._dead = 0
+        self.first: float | None = None  # when the earliest comes up, a stopped one too
 
     def __len__(self) -> int:
         return len(self._heap) - self._dead
@@ -55,10 +65,14 @@ class TimerHeap:
     def add(self, timer: Timer) -> bool:
         """Set a timer; True if it is now the earliest (a sleeping machine must be told)."""
         with self._lock:
-            entry = (timer.when, next(self._serial), timer)
+            when = timer.when
             timer.heap = self
-            heappush(self._heap, entry)
-            return self._heap[0] is entry
+            heappush(self._heap, (when, next(self._serial), timer))
+            first = self.first
+            if first is None or when < first:
+                self.first = when
+                return True
+            return False
 
     def stop(self, timer: Timer) -> bool:
         """See `Timer.stop`."""
@@ -71,16 +85,12 @@ class TimerHeap:
                 self._heap = [entry for entry in self._heap if entry[2].fire is not None]
                 heapify(self._heap)
                 self._dead = 0
+                self.first = self._heap[0][0] if self._heap else None
             return True
 
     def next_when(self) -> float | None:
-        """When the earliest is due. Read without the lock: late by one `add` at most, and
-        `add` tells its caller to wake the machine then."""
-        heap = self._heap
-        try:
-            return heap[0][0]
-        except IndexError:
-            return None
+        """When the earliest is due; None if there is none. Without the lock."""
+        return self.first
 
     def take_due(self, now: float) -> list[Timer]:
         """Take the timers that are due off the heap, earliest first."""
@@ -94,13 +104,54 @@ class TimerHeap:
                 else:
                     timer.heap = None
                     due.append(timer)
+            self.first = heap[0][0] if heap else None
         return due
 
-    def run_due(self) -> int:
+    def run_due(self, now: float | None = None) -> int:
         """Fire what is due; returns how many fired."""
-        due = self.take_due(monotonic())
+        due = self.take_due(monotonic() if now is None else now)
         for timer in due:
             fire = timer.fire
             if fire is not None:
                 fire(timer.arg)
         return len(due)
+
+
+def from_now(seconds: float) -> float:
+    """The time.monotonic() of so many seconds from now; of now, if negative.
+
+    ``inf`` beyond what a float can say; ValueError for NaN.
+    """
+    try:
+        if isnan(seconds):
+            raise ValueError("a time to wait must not be NaN")
+        return monotonic() + seconds if seconds > 0 else monotonic()
+    except OverflowError:  # of an int
+        return inf if seconds > 0 else monotonic()
+
+
+def set_timer(timer: Timer) -> bool:
+    """Set it on the calling machine; from another thread on one of the run's, which is told.
+
+    False outside a run: nobody would fire it.
+    """
+    m = machine_or_none()
+    if m is not None:
+        m.p.timers.add(timer)  # it is awake, and looks before it sleeps
+        return True
+    from .scheduler import running  # scheduler needs this module
+
+    runtime = running()
+    try:
+        m = None if runtime is None else runtime.machines[0]
+    except IndexError:  # it is only beginning
+        m = None
+    if m is None:
+        return False
+    if m.p.timers.add(timer):
+        m.post(_look)
+    return True
+
+
+def _look() -> None:
+    """Posted to a machine that may sleep: it looks at its timers again."""
