@@ -21,6 +21,7 @@ from stepped import (
     CLOSE_OF_CLOSED,
     END,
     SEND_ON_CLOSED,
+    a_third,
     compare,
     outcomes_allowed,
 )
@@ -167,9 +168,9 @@ def test_all_programs_of_two_goroutines(capacity):
 @pytest.mark.parametrize("capacity", [0, 1])
 def test_all_programs_of_three_goroutines(capacity):
     runs = 0
-    for program in programs(3, 2, on_one("send", "recv", "close")):
+    for program in a_third(programs(3, 2, on_one("send", "recv", "close"))):
         runs += compare([capacity], program)
-    assert runs > 5_000
+    assert runs > 2_000
 
 
 @pytest.mark.parametrize("capacity", [0, 1])
@@ -202,16 +203,16 @@ def test_programs_with_two_channels(capacities, others, last):
 def test_all_programs_with_a_cancel(mode, capacity):
     """Whoever is cancelled has sent or received nothing, in every order of the events.
 
-    Fails when `Waiter.claim` always succeeds, and when `_wait` doesn't look (`check`) before
-    it waits.
+    Fails when `Waiter.claim` always succeeds, when `_wait` doesn't `leave`, and when a hook
+    is not put into its scope or not taken out again.
     """
     runs = 0
     victims = list(product(on_one("send", "recv", "recv_ok"), repeat=2))
     others = list(product([*on_one("send", "recv", "close"), ("cancel", 0)], repeat=2))
-    for first, second in product(victims, others):
+    for first, second in a_third(product(victims, others)):
         runs += compare([capacity], [(mode, first), ("plain", second)])
         runs += compare([capacity], [(mode, first), (mode, second), ("plain", [("cancel", 0)])])
-    assert runs > 5_000
+    assert runs > 1_500
 
 
 def test_cancelling_oneself():
