@@ -343,23 +343,111 @@ class Stepped:
         )
 
 
-def outcomes_found(capacities, program, ways=2):
+class Preempted(Stepped):
+    """As if there were a second machine: it makes steps in the midst of those of the first.
+
+    It may do so wherever a lock has been released or is about to be taken (and none is
+    held), where a waiter that was claimed is about to be woken, and where hooks are put into
+    a context or taken out. ``preemptions`` bounds how often it does.
+    """
+
+    def __init__(self, capacities, program, choose, ways=2, preemptions=1):
+        super().__init__(capacities, program, choose, ways)
+        self.left = preemptions
+        for ch in self.channels:
+            ch._lock = lock = Lock(self.point)
+            ch._acquire, ch._release = lock.acquire, lock.__exit__
+        for ctx in self.contexts:
+            ctx._hooks = Hooks(self.point)
+        self.stepping = False
+
+    def point(self):
+        """The second machine may step goroutines here; the first goes on afterwards."""
+        if not self.left or not self.stepping or any(ch._lock.locked() for ch in self.channels):
+            return
+        at_all = False
+        g = self.g
+        while self.runnable:
+            who = sorted(self.runnable, key=lambda g: g.id)
+            n = self.choose(1 + len(who))
+            if not n:
+                break
+            if not at_all:
+                at_all = True
+                self.left -= 1
+            self.step(who[n - 1])
+            self.stepping = True
+        self.g = g
+
+    def step(self, g):
+        self.stepping = True
+        super().step(g)
+        self.stepping = False
+
+    def ready(self, g):
+        self.point()
+        super().ready(g)
+
+
+class Lock:
+    def __init__(self, point):
+        self.held, self.point = False, point
+
+    def acquire(self):
+        self.point()
+        assert not self.held, "a deadlock"
+        self.held = True
+
+    def release(self):
+        assert self.held
+        self.held = False
+        self.point()
+
+    def locked(self):
+        return self.held
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
+
+
+class Hooks(dict):
+    def __init__(self, point):
+        self.point = point
+
+    def __setitem__(self, hook, _):
+        self.point()
+        super().__setitem__(hook, None)
+        self.point()
+
+    def pop(self, *args):
+        self.point()
+        return super().pop(*args)
+
+    def popitem(self):
+        self.point()
+        return super().popitem()
+
+
+def outcomes_found(capacities, program, ways=2, kind=Stepped):
     """The outcomes of the real channels, over all schedules, and how many those are."""
     outcomes, runs, choices = set(), 0, Choices()
     while True:
         runs += 1
-        outcomes.add(Stepped(capacities, program, choices.choose, ways).run())
+        outcomes.add(kind(capacities, program, choices.choose, ways).run())
         if not choices.advance():
             return outcomes, runs
 
 
-def compare(capacities, program, ways=2):
+def compare(capacities, program, ways=2, kind=Stepped):
     """Each outcome that is found is allowed, and each that is allowed is found.
 
     (Not each with several equal cases in one select: who finds that waiting takes the
     first, as in Go.) Returns the number of schedules.
     """
-    found, runs = outcomes_found(capacities, program, ways)
+    found, runs = outcomes_found(capacities, program, ways, kind)
     allowed = outcomes_allowed(capacities, program)
     assert found - allowed == set(), (capacities, program)
     if not any(doubled(op) for _, ops in program for op in ops):

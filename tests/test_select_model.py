@@ -2,8 +2,9 @@
 in random ones.
 
 Seen to fail when `_Entry.claim` always succeeds, when `_leave` is skipped, when a select
-does not look again at all its channels after a first look that failed, when it parks
-without the `check` for a cancel, and when `publish` in wait.py watches no scope.
+looks at one of its channels only before it waits, or not again at all, and when `publish`
+in wait.py watches no scope. (The `check` before a wait only saves the wait: `watch` sees
+the same.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import combinations_with_replacement, product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stepped import CANCELED, SEND_ON_CLOSED, Stepped, a_third, compare, outcomes_allowed
+from stepped import CANCELED, SEND_ON_CLOSED, Preempted, Stepped, a_third, compare, outcomes_allowed
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -116,6 +117,55 @@ def test_all_programs_with_a_cancelled_select():
             cancel = ("plain", [("cancel", 0)])
             runs += compare(capacities, [("scope", first), ("plain", second), cancel])
     assert runs > 1_500
+
+
+# -- two machines at once ---------------------------------------------------------------------
+#
+# Preempted lets a second machine make steps in the midst of an operation. This is where a
+# claim, the locks of a select and the second looks in wait.py are needed.
+
+
+def twice(*args):
+    return Preempted(*args, preemptions=2)
+
+
+@pytest.mark.parametrize("capacities", [(0, 0), (1, 0)])
+def test_preempted_selects(capacities):
+    """Fails when `_lock_all` locks nothing, and when `_Entry.claim` always succeeds."""
+    selects = [select(R0, R1), select(S1, S0), select(R0, S1), select(S0, S0)]
+    others = [[S0], [R0], [("close", 0)], [select(R0, default=True)], [select(S1, R1)]]
+    runs = 0
+    for op, (first, second) in product(selects, combinations_with_replacement(others, 2)):
+        runs += compare(capacities, plain([op], first, second), kind=Preempted)
+    assert runs > 3_000
+
+
+def test_selects_preempted_twice():
+    runs = 0
+    selects = [select(R0, R1), select(S1, S0), select(R0, S0), S0]
+    for program in combinations_with_replacement(selects, 3):
+        runs += compare((0, 0), plain(*[[op] for op in program]), kind=Preempted)
+    for first, second in combinations_with_replacement(selects, 2):
+        runs += compare((0, 1), plain([first, R1], [second]), kind=twice)
+    assert runs > 3_000
+
+
+@pytest.mark.parametrize("mode", ["scope", "ctx"])
+def test_preempted_cancels(mode):
+    """Fails when `publish` doesn't look whether the wait is over (the hook stays in its
+    context then), when `watch` doesn't look whether the context has ended, and when a cancel
+    doesn't claim.
+    """
+    victims = [[R0], [S0], [S0, R0], *([] if mode == "ctx" else [[select(R0, R1)]])]
+    cancel = [("cancel", 0)]
+    runs = 0
+    for ops in victims:
+        for other in ([S0], [R0], [("close", 0)], [select(S0, R0)]):
+            two = [(mode, ops), ("plain", other)]
+            runs += compare((0, 0), two, kind=twice)  # its context must keep nothing
+            runs += compare((0, 0), [*two, ("plain", cancel)], kind=Preempted)
+            runs += compare((1, 0), [(mode, ops), ("plain", [*other, *cancel])], kind=twice)
+    assert runs > 1_000
 
 
 # -- random programs ----------------------------------------------------------------------------
