@@ -150,10 +150,10 @@ class Chan[T]:
         if ctx is not None:
             check_ctx(ctx)
         self._acquire()
+        value: Any
+        ok, waiting = False, True
         if self._buffer or self._sendq or self._closed:
             value, ok, waiting = self._take()
-        else:
-            waiting = True
         if waiting:
             g = self._current()
             if ctx is not None or g.scope is not None:
@@ -268,6 +268,8 @@ class Chan[T]:
         all senders in the queue have gone elsewhere. The caller holds the lock.
         """
         buffer, sendq = self._buffer, self._sendq
+        value: Any
+        g: Any
         if buffer:
             value = buffer.popleft()
             while sendq:

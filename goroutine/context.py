@@ -105,6 +105,9 @@ class Context:
 class _Value(Context):
     __slots__ = ("its", "key")
 
+    key: Any
+    its: Any
+
     def _name(self) -> str:
         return f"{super()._name()}, {self.key!r}"
 
@@ -276,7 +279,7 @@ class CancelContext(Context):
         if run is self._run or run is None:
             return
         with self._lock:
-            if self._ended or run is self._run:
+            if self._ended or run is self._run:  # type: ignore[redundant-expr]
                 return
             self._run = run
             timer = self._timer = Timer(self._when, self._fire, None)

@@ -203,7 +203,7 @@ class Group:
         if g is None or self._context is not None:
             raise RuntimeError("a Group is entered once, in a goroutine")
         outer = self._outer = g.scope
-        parent = self._ctx if self._ctx is not None else outer
+        parent: Any = self._ctx if self._ctx is not None else outer
         self._context = with_cancel(parent or background())
         self._above = None if parent is None else parent._scope()
         g.scope = self._context

@@ -89,9 +89,7 @@ async def dial(
         except DeadlineExceeded:
             if ctx is not None and ctx.err() is not None:
                 raise
-            raise TimeoutError(
-                errno.ETIMEDOUT, f"dial {network} {address}: i/o timeout"
-            ) from None
+            raise TimeoutError(errno.ETIMEDOUT, f"dial {network} {address}: i/o timeout") from None
 
 
 async def _dial(network: str, address: Address, ctx: Context | None) -> Conn:

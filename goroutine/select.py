@@ -29,23 +29,15 @@ from .runtime.wait import Waiter, cancelable, check
 __all__ = ["Case", "Selected", "recv", "select", "send"]
 
 
-class Case[T]:
-    """One case of a `select`, made by `recv` or `send`. May be used in many selects."""
-
-    __slots__ = ("channel", "sending", "value")
-
-    channel: Chan[T] | None
-    sending: bool
-    value: Any
-
-    def __repr__(self) -> str:
-        return f"send({self.channel}, {self.value!r})" if self.sending else f"recv({self.channel})"
+# A case is made anew for most selects: a plain tuple costs a fifth of an object of a class.
+type Case[T] = tuple[Chan[T] | None, bool, Any]
+"""One case of a `select`, made by `recv` or `send`; may be used in any number of selects."""
 
 
 class Selected(NamedTuple):
     """What a `select` chose."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # (hides tuple.index)
     """The position of the case among the arguments; -1 for the default."""
     value: Any
     """What was received; None for a send, the default, or from a closed channel."""
@@ -63,11 +55,7 @@ def recv[T](channel: Chan[T] | None) -> Case[T]:
     >>> goroutine.start(main)
     Selected(index=0, value='hello', ok=True)
     """
-    case: Case[T] = Case()
-    case.channel = channel
-    case.sending = False
-    case.value = None
-    return case
+    return channel, False, None
 
 
 def send[T](channel: Chan[T] | None, value: T) -> Case[T]:
@@ -80,32 +68,56 @@ def send[T](channel: Chan[T] | None, value: T) -> Case[T]:
     >>> goroutine.start(main)
     (Selected(index=0, value=None, ok=True), 1)
     """
-    case: Case[T] = Case()
-    case.channel = channel
-    case.sending = True
-    case.value = value
-    return case
+    return channel, True, value
 
 
-class _Entry(Waiter):
-    """A case in its channel's queue."""
+class _Choice:
+    """A select that waits and that nothing but its channels can wake: a lean `Waiter`."""
 
-    __slots__ = ("select",)
+    __slots__ = ("g", "index", "token")
 
-    def __init__(self, select: Waiter, index: int, value: Any) -> None:
+    g: Goroutine[Any]
+    index: int
+    token: list[bool]
+
+
+class _Entry:
+    """A case in its channel's queue. To wakers a Waiter like any other."""
+
+    __slots__ = ("index", "select", "value")
+
+    plain = False
+
+    def __init__(self, select: _Choice | Waiter, index: int, value: Any) -> None:
         self.select = select
-        self.g = select.g
-        self.token = select.token
         self.index = index
         self.value = value
 
+    @property
+    def g(self) -> Any:
+        return self.select.g
+
+    @property
+    def token(self) -> list[bool]:
+        return self.select.token
+
     def claim(self) -> bool:
+        select = self.select
         try:
-            self.token.pop()
+            select.token.pop()
         except IndexError:
             return False
-        self.select.index = self.index
+        select.index = self.index
         return True
+
+    def wake(self) -> None:
+        ready(self.select.g)
+
+    def give(self, value: Any, ok: bool) -> None:
+        g = self.select.g
+        g.value = value
+        g.ok = ok
+        ready(g)
 
 
 @types.coroutine
@@ -128,17 +140,19 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
     m = current()
     g = m.g
     if g is None:
-        raise RuntimeError("not in a goroutine, or in one that is being closed: nobody can wait here")
+        raise RuntimeError(
+            "not in a goroutine, or in one that is being closed: nobody can wait here"
+        )
     live: list[tuple[int, Chan[Any], bool, Any]] = []
     likely: list[int] = []
-    index = 0
-    for case in cases:
+    hopeful: Any
+    for index, case in enumerate(cases):
         if case is not None:
-            if case.__class__ is not Case:
-                raise TypeError(f"a case of select is recv(ch), send(ch, v) or None, not {case!r}")
-            channel = case.channel
+            try:
+                channel, sending, value = case
+            except (TypeError, ValueError):
+                raise _not_a_case(case) from None
             if channel is not None:
-                sending = case.sending
                 try:
                     if sending:
                         if channel.timed:
@@ -156,11 +170,10 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
                             or (channel.timed and channel._is_due())
                         )
                 except AttributeError:
-                    raise TypeError(f"a case needs a Chan or None, not {channel!r}") from None
+                    raise _not_a_case(case) from None
                 if hopeful:
                     likely.append(len(live))
-                live.append((index, channel, sending, case.value))
-        index += 1
+                live.append((index, channel, sending, value))
     # One that looks ready, by itself: right even if the others' looks were of other times.
     if likely:
         at = likely[int(m.random() * len(likely))] if len(likely) > 1 else likely[0]
@@ -188,7 +201,13 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
     if not live:
         yield from _no_cases(g)
     # None is ready: leave an entry with each. (The frame stops before the locks are freed.)
-    waiter = Waiter(g)
+    waiter: Waiter | _Choice
+    if g.scope is None:
+        waiter = _Choice()
+        waiter.g = g
+        waiter.token = [True]
+    else:
+        waiter = Waiter(g)
     entries: list[tuple[Chan[Any], bool, _Entry]] = []
     for index, channel, sending, value in live:
         entry = _Entry(waiter, index, value)
@@ -204,10 +223,10 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         _unlock(locks)
 
     try:
-        if g.scope is None:
-            yield commit
-        else:
+        if isinstance(waiter, Waiter):
             yield from cancelable(waiter, commit, g)
+        else:
+            yield commit
     except BaseException:
         _leave(entries, -1)
         raise
@@ -218,11 +237,17 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         _leave(entries, index)
     case = cases[index]
     assert case is not None
-    if case.sending:
+    if case[1]:
         if not ok:
             raise ChanClosed("send on closed channel")
         value = None
     return Selected(index, value, ok)
+
+
+def _not_a_case(case: Any) -> TypeError:
+    if isinstance(case, tuple) and len(case) == 3:
+        return TypeError(f"a case needs a Chan or None, not {case[0]!r}")
+    return TypeError(f"a case of select is recv(ch), send(ch, v) or None, not {case!r}")
 
 
 def _no_cases(g: Goroutine[Any]) -> Generator[Any]:

@@ -174,9 +174,7 @@ class Conn(PollDesc):
         return b""
 
     @types.coroutine
-    def read_exactly(
-        self, n: int, *, ctx: Context | None = None
-    ) -> Generator[Commit, None, bytes]:
+    def read_exactly(self, n: int, *, ctx: Context | None = None) -> Generator[Commit, None, bytes]:
         """Exactly ``n`` bytes. ``EOFError`` if the stream ends before (what came is lost).
 
         Other readers are not served in between. Cancel safety: a cancelled one has taken
@@ -211,9 +209,7 @@ class Conn(PollDesc):
             if self.turns:
                 self.serve_turns()
 
-    async def read_into(
-        self, buffer: bytearray | memoryview, *, ctx: Context | None = None
-    ) -> int:
+    async def read_into(self, buffer: bytearray | memoryview, *, ctx: Context | None = None) -> int:
         """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream.
 
         Otherwise as `read`."""

@@ -69,9 +69,7 @@ async def read(fd: int, n: int, *, ctx: Context | None = None) -> bytes:
     return bytes(memoryview(buffer)[:got])
 
 
-async def read_into(
-    fd: int, buffer: bytearray | memoryview, *, ctx: Context | None = None
-) -> int:
+async def read_into(fd: int, buffer: bytearray | memoryview, *, ctx: Context | None = None) -> int:
     """Read into ``buffer``; how many bytes, 0 at the end of the file."""
     while True:
         await _ready(fd, POLLIN, ctx)

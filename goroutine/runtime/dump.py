@@ -33,9 +33,11 @@ def waits_for(reason: str, *functions: Callable[..., Any]) -> None:
         _reasons[fn.__code__] = reason
 
 
-def chain(it: Any) -> list[tuple[Any, int]]:
-    """(code, line) of the suspended coroutines below the steps ``it``, outermost first."""
-    places = []
+def chain(steps: Any) -> list[tuple[Any, int]]:
+    """(code, line) of the suspended coroutines below the steps of a goroutine, outermost first."""
+    places: list[tuple[Any, int]] = []
+    it: Any = steps
+    frame: Any
     while it is not None and len(places) < 100:
         it = getattr(it, "_it", it)  # InContext and its like
         if type(it).__name__ == "coroutine_wrapper":  # what coroutine.__await__() gives

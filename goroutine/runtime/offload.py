@@ -49,9 +49,8 @@ class _Call(Waiter):
 
     def run(self) -> None:
         try:
-            if not self.token:
-                return self.pool.finished(self)  # cancelled before it has begun: not at all
-            self.result = self.context.run(self.fn, *self.args, **self.kwargs)
+            if self.token:  # else it was cancelled before it has begun: not at all
+                self.result = self.context.run(self.fn, *self.args, **self.kwargs)
         except BaseException as failure:
             self.failure = failure
         self.pool.finished(self)

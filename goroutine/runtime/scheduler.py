@@ -18,12 +18,12 @@ from ..io import backend
 from . import panic, sysmon
 from .collector import Collector
 from .context import InContext
+from .dump import dump
+from .exit import GoExit
 from .gate import Gate
 from .globalq import GlobalQueue
 from .goroutine import Goroutine, close_steps
 from .idle import wakep
-from .dump import dump
-from .exit import GoExit
 from .machine import Machine
 from .offload import Pool
 from .placement import Placement

@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["current", "flags", "idle", "machine_or_none", "machines", "scoped", "shared_dict", "spinning"]
+__all__ = [
+    "current",
+    "flags",
+    "idle",
+    "machine_or_none",
+    "machines",
+    "scoped",
+    "shared_dict",
+    "spinning",
+]
 
 
 def shared_dict(name: str) -> dict[Any, Any]:

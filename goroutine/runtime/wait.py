@@ -34,7 +34,18 @@ from typing import Any, Protocol
 from .goroutine import Commit, Goroutine
 from .park import ready
 
-__all__ = ["Hook", "Scope", "Waiter", "WaitQueue", "cancelable", "check", "check_ctx", "scope_of", "wake", "wake_all"]
+__all__ = [
+    "Hook",
+    "Scope",
+    "Waiter",
+    "WaitQueue",
+    "cancelable",
+    "check",
+    "check_ctx",
+    "scope_of",
+    "wake",
+    "wake_all",
+]
 
 
 class Scope(Protocol):
@@ -207,9 +218,7 @@ def check(g: Goroutine[Any], ctx: Any = None) -> None:
             raise failure
 
 
-def cancelable(
-    hook: Hook, commit: Commit, g: Goroutine[Any], ctx: Any = None
-) -> Generator[Commit]:
+def cancelable(hook: Hook, commit: Commit, g: Goroutine[Any], ctx: Any = None) -> Generator[Commit]:
     """Park by ``commit`` (as in park.py), under g's own scope and that of ctx.
 
     Returns when somebody has claimed the hook's wait and woken g; raises `Canceled` if that
