@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from .goroutine import Commit, Goroutine
 from .park import ready
+from .shared import machine_or_none
 
 __all__ = [
     "Hook",
@@ -49,7 +50,10 @@ __all__ = [
 
 
 class Scope(Protocol):
-    """What can be cancelled, as the runtime sees it. context.Context implements it."""
+    """What can be cancelled, as the runtime sees it. context.CancelContext implements it."""
+
+    ended: Any
+    """None; once this is cancelled, what is the same for all that this cancellation ended."""
 
     def watch(self, hook: Hook) -> None:
         """Have ``hook.cancel(self)`` called when this is cancelled; at once if it has been."""
@@ -152,7 +156,8 @@ class WaitQueue(deque[Any]):
         leaving costs the same however many wait (10,000 selects share one ``ctx.done()``).
         """
         entry.token.clear()
-        if len(self) <= SHORT:
+        short = len(self) <= SHORT
+        if short and not self.dead:
             try:
                 self.remove(entry)
             except ValueError:
@@ -160,7 +165,7 @@ class WaitQueue(deque[Any]):
             return
         entry.value = None
         self.dead += 1  # (at times one too many: a waker may have taken it out)
-        if 2 * self.dead > len(self):
+        if short or 2 * self.dead > len(self):
             self.dead = 0
             living = [waiter for waiter in self if waiter.plain or waiter.token]
             self.clear()
@@ -190,26 +195,36 @@ def scope_of(ctx: Any) -> Scope | None:
     return scope
 
 
+def told(g: Goroutine[Any], scope: Scope) -> None:
+    """g is told that scope was cancelled. A group's cancellation is told once, also to who
+    waits under a context made from the group's, or under the one that the group was made
+    from: from then on g can wait again (in ``finally``)."""
+    own = g.scope
+    if own is not None and own.ended is not None and own.ended is scope.ended:
+        g.scope = None
+
+
 def check_ctx(ctx: Any) -> None:
     """Raise if ctx, None or a Context, is cancelled."""
     scope = scope_of(ctx)
     if scope is not None:
         failure = scope.failure()
         if failure is not None:
+            m = machine_or_none()
+            if m is not None and m.g is not None:
+                told(m.g, scope)
             raise failure
 
 
 def check(g: Goroutine[Any], ctx: Any = None) -> None:
-    """To be called before g parks: raise if ctx, or what g belongs to, is cancelled.
-
-    A group's cancellation is told once; from then on g can wait again (in ``finally``).
-    """
+    """To be called before g parks: raise if ctx, or what g belongs to, is cancelled."""
     own = g.scope
     if ctx is not None:
         scope = scope_of(ctx)
         if scope is not None and scope is not own:
             failure = scope.failure()
             if failure is not None:
+                told(g, scope)
                 raise failure
     if own is not None:
         failure = own.failure()
@@ -252,8 +267,7 @@ def cancelable(hook: Hook, commit: Commit, g: Goroutine[Any], ctx: Any = None) -
         hook.over = True
         forget()
     if hook.canceled is not None:
-        if hook.canceled is own:
-            g.scope = None
         failure = hook.canceled.failure()
         assert failure is not None
+        told(g, hook.canceled)
         raise failure
