@@ -194,13 +194,14 @@ def close_steps(it: Any) -> None:
     """Close steps that nobody runs any more.
 
     Closing a generator that was never begun leaves the coroutine alone that it was to run:
-    that one is closed here, else Python warns that it was never awaited.
+    that one is closed here, else Python warns that it was never awaited. (There may be several
+    generators around it.)
     """
     frame = getattr(it, "gi_frame", None)
     if frame is not None and getgeneratorstate(it) == GEN_CREATED:
         steps = frame.f_locals.get("steps")
         if steps is not None:
-            steps.close()
+            close_steps(steps)
     it.close()
 
 
