@@ -88,15 +88,17 @@ def deadline_of(timeout: float | None) -> float:
 class ThreadWaiter(Waiter):
     """A thread in a channel's queue, in the place of a goroutine."""
 
-    __slots__ = ("ok", "woken")
+    __slots__ = ("ok", "served", "woken")
 
     def __init__(self, value: Any = None) -> None:
         super().__init__(self, value)
         self.ok = False
+        self.served = False  # nobody but the thread touches this object any more, or soon
         self.woken = threading.Lock()
         self.woken.acquire()
 
     def wake(self) -> None:
+        self.served = True
         self.woken.release()
 
     def wait(self, channel: Any, queue: WaitQueue, until: float) -> bool:
@@ -105,10 +107,10 @@ class ThreadWaiter(Waiter):
         ``value`` is then what it was given. TimeoutError; an interrupted wait (Ctrl-C), too,
         has left the queue, unless somebody had claimed it: then it ends as if in time.
         """
-        queue.append(self)
         key = holds.add()
-        channel._lock.release()
+        queue.append(self)
         try:
+            channel._lock.release()
             pool = pools.get(get_ident())
             if pool is None:
                 self.block(until)
@@ -119,9 +121,11 @@ class ThreadWaiter(Waiter):
                 with channel._lock:
                     queue.leave(self)
                 raise
-            self.woken.acquire()  # somebody is about to hand over
+            if not self.served:
+                self.woken.acquire()  # somebody is about to hand over
         finally:
             holds.drop(key)
+            self.g = None  # it was this object: else only the collector would free that
         return self.ok
 
     def block(self, until: float) -> None:
