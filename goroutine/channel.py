@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import types
+from _thread import get_ident
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -22,7 +23,7 @@ from .errors import ChanClosed
 from .runtime.dump import waits_for
 from .runtime.goroutine import Commit, Goroutine
 from .runtime.park import ready
-from .runtime.shared import current
+from .runtime.shared import machines
 from .runtime.thread import ThreadWaiter, deadline_of
 from .runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
 
@@ -33,11 +34,23 @@ __all__ = ["Chan", "chan"]
 
 T = TypeVar("T")
 
-_NOWHERE = "not in a goroutine, or in one that is being closed: nobody can wait here"
-
 
 class Chan[T]:
-    """A channel, made by `chan`. Values pass in the order they were sent, each to one receiver."""
+    """A channel, made by `chan`. Values pass in the order they were sent, each to one receiver.
+
+    Any number of goroutines and threads may use it at the same time. ``async for v in ch``
+    receives until it is closed and drained. A channel is always true, also an empty one.
+    Go: chan T.
+
+    >>> async def main():
+    ...     ch = goroutine.chan(3)
+    ...     for n in range(3):
+    ...         await ch.send(n)
+    ...     ch.close()
+    ...     return [n async for n in ch]
+    >>> goroutine.start(main)
+    [0, 1, 2]
+    """
 
     __slots__ = ("_acquire", "_buffer", "_closed", "_lock", "_recvq", "_release", "_sendq", "_size")
 
@@ -107,7 +120,11 @@ class Chan[T]:
                 self._lock.release()
                 g.value = value
                 g.ok = True
-                ready(g)
+                m = machines.get(get_ident())
+                if m is not None:
+                    m.ready(g)
+                else:
+                    ready(g)
                 return
             if g.claim():
                 self._lock.release()
@@ -117,7 +134,9 @@ class Chan[T]:
             self._buffer.append(value)
             self._lock.release()
             return
-        g = self._current()
+        m = machines.get(get_ident())
+        if m is None or (g := m.g) is None:
+            raise self._nowhere()
         if ctx is not None or g.scope is not None:
             yield from self._wait(self._sendq, g, value, ctx)
         else:
@@ -155,7 +174,9 @@ class Chan[T]:
         if self._buffer or self._sendq or self._closed:
             value, ok, waiting = self._take()
         if waiting:
-            g = self._current()
+            m = machines.get(get_ident())
+            if m is None or (g := m.g) is None:
+                raise self._nowhere()
             if ctx is not None or g.scope is not None:
                 yield from self._wait(self._recvq, g, None, ctx)
             else:
@@ -193,7 +214,9 @@ class Chan[T]:
             value, ok, waiting = self._take()
             if not waiting:
                 return value, ok
-        g = self._current()
+        m = machines.get(get_ident())
+        if m is None or (g := m.g) is None:
+            raise self._nowhere()
         if ctx is not None or g.scope is not None:
             yield from self._wait(self._recvq, g, None, ctx)
         else:
@@ -225,14 +248,17 @@ class Chan[T]:
 
     def _current(self) -> Any:
         """The running goroutine. The caller holds the lock, which is released on an error."""
-        try:
-            g = current().g
-            if g is None:
-                raise RuntimeError(_NOWHERE)
-        except BaseException:
-            self._lock.release()
-            raise
-        return g
+        m = machines.get(get_ident())
+        if m is None or m.g is None:
+            raise self._nowhere()
+        return m.g
+
+    def _nowhere(self) -> RuntimeError:
+        """What is said to who would have to wait where no goroutine runs. Releases the lock."""
+        self._lock.release()
+        if get_ident() in machines:
+            return RuntimeError("in a goroutine that is being closed: nobody can wait here")
+        return RuntimeError("not in a goroutine: call this below goroutine.start(main)")
 
     def _wait(
         self, queue: WaitQueue, g: Goroutine[Any], value: Any, ctx: Context | None
@@ -294,7 +320,11 @@ class Chan[T]:
         self._lock.release()
         if g.plain:
             g.ok = True
-            ready(g)
+            m = machines.get(get_ident())
+            if m is not None:
+                m.ready(g)
+            else:
+                ready(g)
         else:
             g.give(None, True)
         return value, True, False
@@ -338,6 +368,10 @@ class Chan[T]:
 
         ``TimeoutError`` after ``timeout`` seconds, and nothing has been taken then;
         ``RuntimeError`` in a goroutine; `ChanClosed` as in `recv`.
+
+        >>> goroutine.chan().recv_blocking(timeout=0.01)
+        Traceback (most recent call last):
+        TimeoutError: timed out
         """
         until = deadline_of(timeout)
         self._acquire()
@@ -354,7 +388,13 @@ class Chan[T]:
         """No more will be sent: receivers drain the buffer, then see the end.
 
         Wakes everybody who waits: receivers first, in FIFO order, then senders, whose send
-        fails. ChanClosed("close of closed channel") the second time. Go: close(ch).
+        fails. ChanClosed("close of closed channel") the second time. From any thread.
+        Go: close(ch).
+
+        >>> ch = goroutine.chan()
+        >>> ch.close()
+        >>> ch.closed
+        True
         """
         with self._lock:
             if self._closed:
@@ -398,8 +438,13 @@ class _Range[T]:
 def chan(capacity: int = 0) -> Chan[Any]:
     """Make a channel that buffers ``capacity`` values; 0 makes sender and receiver meet.
 
-    ``ValueError`` if negative. Annotate for a type: ``jobs: Chan[int] = chan(8)``.
+    ``ValueError`` if negative, ``TypeError`` if no int. Annotate for a type:
+    ``jobs: Chan[int] = chan(8)``. May be made anywhere, also outside a run.
     Go: make(chan T, capacity).
+
+    >>> ch = goroutine.chan(8)
+    >>> ch.capacity, len(ch), ch.closed
+    (8, 0, False)
     """
     return Chan(capacity)
 

@@ -33,7 +33,13 @@ async def listen(network: str, address: Address) -> Listener:
 
     ``network`` is "tcp", "tcp4" or "tcp6"; an empty host listens everywhere ("tcp": IPv6
     and IPv4). Port 0 finds a free one: see `Listener.address`. ``OSError`` names the
-    address. Go: net.Listen.
+    address; ``ValueError`` for another network, or what is no address. Go: net.Listen.
+
+    >>> async def main():
+    ...     async with await net.listen("tcp", "127.0.0.1:0") as listener:
+    ...         return listener.address.rpartition(":")[0]
+    >>> goroutine.start(main)
+    '127.0.0.1'
     """
     current()
     family = family_of(network)
@@ -79,6 +85,13 @@ async def dial(
     ``OSError`` (``ConnectionRefusedError``, …) names the network and address;
     ``TimeoutError`` after ``timeout`` seconds in all, `Canceled` if ``ctx`` is, or gets,
     cancelled. Cancel safety: no connection is left behind. Go: net.Dialer.DialContext.
+
+    >>> async def main():
+    ...     async with await net.listen("tcp", "127.0.0.1:0") as listener:
+    ...         async with await net.dial("tcp", listener.address, timeout=5) as conn:
+    ...             return conn.remote_address == listener.address
+    >>> goroutine.start(main)
+    True
     """
     current()
     if timeout is None:

@@ -15,7 +15,8 @@ are removed by the goroutine itself when it runs again.
 from __future__ import annotations
 
 import types
-from collections.abc import Generator
+from _thread import get_ident
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from .channel import Chan
@@ -23,8 +24,8 @@ from .errors import ChanClosed
 from .runtime.dump import waits_for
 from .runtime.goroutine import Goroutine
 from .runtime.park import ready
-from .runtime.shared import current
-from .runtime.wait import Waiter, cancelable, check
+from .runtime.shared import machines
+from .runtime.wait import Waiter, WaitQueue, cancelable, check
 
 __all__ = ["Case", "Selected", "recv", "select", "send"]
 
@@ -35,7 +36,19 @@ type Case[T] = tuple[Chan[T] | None, bool, Any]
 
 
 class Selected(NamedTuple):
-    """What a `select` chose."""
+    """What a `select` chose; a tuple, for ``match``.
+
+    >>> async def main():
+    ...     words, done = goroutine.chan(1), goroutine.chan()
+    ...     await words.send("hello")
+    ...     match await goroutine.select(goroutine.recv(words), goroutine.recv(done)):
+    ...         case 0, word, True:
+    ...             return word
+    ...         case 1, _, _:
+    ...             return "done"
+    >>> goroutine.start(main)
+    'hello'
+    """
 
     index: int  # type: ignore[assignment]  # (hides tuple.index)
     """The position of the case among the arguments; -1 for the default."""
@@ -88,10 +101,9 @@ class _Entry:
 
     plain = False
 
-    def __init__(self, select: _Choice | Waiter, index: int, value: Any) -> None:
-        self.select = select
-        self.index = index
-        self.value = value
+    select: _Choice | Waiter
+    index: int
+    value: Any
 
     @property
     def g(self) -> Any:
@@ -117,7 +129,11 @@ class _Entry:
         g = self.select.g
         g.value = value
         g.ok = ok
-        ready(g)
+        m = machines.get(get_ident())
+        if m is not None:
+            m.ready(g)
+        else:
+            ready(g)
 
 
 @types.coroutine
@@ -137,13 +153,12 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
     >>> goroutine.start(main)
     Selected(index=-1, value=None, ok=False)
     """
-    m = current()
-    g = m.g
-    if g is None:
+    m = machines.get(get_ident())
+    if m is None or (g := m.g) is None:
         raise RuntimeError(
             "not in a goroutine, or in one that is being closed: nobody can wait here"
         )
-    live: list[tuple[int, Chan[Any], bool, Any]] = []
+    live: list[_Live] = []
     likely: list[int] = []
     hopeful: Any
     for index, case in enumerate(cases):
@@ -182,22 +197,38 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         chosen = _commit(index, channel, sending, value)
         channel._lock.release()
         if chosen is not None:
-            return _finish(chosen)
+            index, value, ok, peer = chosen
+            if peer is not None:
+                if peer.plain:
+                    m.ready(peer)
+                else:
+                    peer.wake()
+            elif value is _CLOSED_SEND:
+                raise ChanClosed("send on closed channel")
+            return tuple.__new__(Selected, (index, value, ok))
     # All of them, at one instant.
-    locks = _lock_all(live)
+    releases = _lock_all(live)
+    able: list[_Live] = []
     try:
-        chosen = _any_ready(live, m.random)
-        if chosen is None and not default:
+        for one in live:
+            _, channel, sending, _ = one
+            if sending:
+                if channel._recvq or len(channel._buffer) < channel._size or channel._closed:
+                    able.append(one)
+            elif channel._buffer or channel._sendq or channel._closed or channel.timed:
+                able.append(one)
+        chosen = _any_ready(able, m.random) if able else None
+        if chosen is None and not default and g.scope is not None:
             check(g)
     except BaseException:
-        _unlock(locks)
+        _release(releases)
         raise
     if chosen is not None:
-        _unlock(locks)
+        _release(releases)
         return _finish(chosen)
     if default:
-        _unlock(locks)
-        return Selected(-1, None, False)
+        _release(releases)
+        return tuple.__new__(Selected, (-1, None, False))
     if not live:
         yield from _no_cases(g)
     # None is ready: leave an entry with each. (The frame stops before the locks are freed.)
@@ -208,19 +239,21 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         waiter.token = [True]
     else:
         waiter = Waiter(g)
-    entries: list[tuple[Chan[Any], bool, _Entry]] = []
+    entries: list[tuple[Chan[Any], WaitQueue, _Entry]] = []
     for index, channel, sending, value in live:
-        entry = _Entry(waiter, index, value)
-        entries.append((channel, sending, entry))
-        if sending:
-            channel._sendq.append(entry)
-        else:
-            channel._recvq.append(entry)
-            if channel.timed:
-                channel._blocked()
+        entry = _Entry()
+        entry.select = waiter
+        entry.index = index
+        entry.value = value
+        queue = channel._sendq if sending else channel._recvq
+        queue.append(entry)
+        entries.append((channel, queue, entry))
+        if channel.timed:
+            channel._blocked()
 
     def commit(_: Goroutine[Any]) -> None:
-        _unlock(locks)
+        for release in releases:
+            release()
 
     try:
         if isinstance(waiter, Waiter):
@@ -241,7 +274,7 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         if not ok:
             raise ChanClosed("send on closed channel")
         value = None
-    return Selected(index, value, ok)
+    return tuple.__new__(Selected, (index, value, ok))  # (its own __new__ takes twice as long)
 
 
 def _not_a_case(case: Any) -> TypeError:
@@ -262,6 +295,7 @@ def _unlock_none(_: Goroutine[Any]) -> None:
 
 _CLOSED_SEND = object()
 
+type _Live = tuple[int, Chan[Any], bool, Any]  # index, channel, sending, value
 type _Chosen = tuple[int, Any, bool, Any]  # index, value, ok, whom to wake
 
 
@@ -301,16 +335,18 @@ def _commit(index: int, channel: Chan[Any], sending: bool, value: Any) -> _Chose
     return index, value, True, peer
 
 
-def _any_ready(live: list[tuple[int, Chan[Any], bool, Any]], random: Any) -> _Chosen | None:
-    """Do one of the cases that can proceed, each with the same chance. All locks are held."""
-    order = list(live)
-    while order:
-        at = int(random() * len(order)) if len(order) > 1 else 0
-        chosen = _commit(*order[at])
+def _any_ready(able: list[_Live], random: Callable[[], float]) -> _Chosen | None:
+    """Do one of the cases that seem able to proceed, each with the same chance.
+
+    All locks are held. One may not be able after all: those in its queue have gone elsewhere.
+    """
+    while able:
+        at = int(random() * len(able)) if len(able) > 1 else 0
+        chosen = _commit(*able[at])
         if chosen is not None:
             return chosen
-        order[at] = order[-1]
-        order.pop()
+        able[at] = able[-1]
+        able.pop()
     return None
 
 
@@ -327,8 +363,8 @@ def _finish(chosen: _Chosen) -> Selected:
     return Selected(index, value, ok)
 
 
-def _lock_all(live: list[tuple[int, Chan[Any], bool, Any]]) -> list[Any]:
-    """Lock the channels, each once, in the order of their ids; gives the locks.
+def _lock_all(live: list[_Live]) -> list[Any]:
+    """Lock the channels, each once, in the order of their ids; gives what releases them.
 
     An id is unique among objects that live, and all that are locked do: every select keeps
     its channels alive.
@@ -336,33 +372,41 @@ def _lock_all(live: list[tuple[int, Chan[Any], bool, Any]]) -> list[Any]:
     if len(live) == 2:
         a, b = live[0][1], live[1][1]
         if a is b:
-            locks = [a._lock]
-        elif id(a) < id(b):
-            locks = [a._lock, b._lock]
-        else:
-            locks = [b._lock, a._lock]
-    else:
-        channels = {id(channel): channel for _, channel, _, _ in live}
-        locks = [channels[key]._lock for key in sorted(channels)]
-    for lock in locks:
-        lock.acquire()
-    return locks
+            a._acquire()
+            return [a._release]
+        if id(a) > id(b):
+            a, b = b, a
+        a._acquire()
+        b._acquire()
+        return [a._release, b._release]
+    channels = {id(channel): channel for _, channel, _, _ in live}
+    releases = []
+    for _, channel in sorted(channels.items()):
+        channel._acquire()
+        releases.append(channel._release)
+    return releases
 
 
-def _unlock(locks: list[Any]) -> None:
-    for lock in locks:
-        lock.release()
+def _release(releases: list[Any]) -> None:
+    for release in releases:
+        release()
 
 
-def _leave(entries: list[tuple[Chan[Any], bool, _Entry]], but: int) -> None:
+def _leave(entries: list[tuple[Chan[Any], WaitQueue, _Entry]], but: int) -> None:
     """Remove what a select has left in its channels' queues, the one claimed excepted."""
-    for channel, sending, entry in entries:
-        if entry.index != but or channel.timed:
-            with channel._lock:
-                if entry.index != but:
-                    (channel._sendq if sending else channel._recvq).leave(entry)
-                if channel.timed and not sending:
-                    channel._unblocked()
+    for channel, queue, entry in entries:
+        claimed = entry.index == but
+        if claimed and not channel.timed:
+            continue
+        channel._acquire()
+        if not claimed:
+            if len(queue) == 1 and queue[0] is entry:
+                queue.clear()  # the usual case
+            else:
+                queue.leave(entry)
+        if channel.timed:
+            channel._unblocked()
+        channel._lock.release()
 
 
 waits_for("select", select)

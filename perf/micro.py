@@ -1,4 +1,4 @@
-"""Micro-benchmarks: spawn, switch, channels, sleep, park, CPU. One JSON line for each.
+"""Micro-benchmarks: spawn, switch, channels, select, mutex, sleep, park, CPU. One JSON line for each.
 
     python -X gil=0 perf/micro.py [--bench spawn,yield1,…] [--workers MACHINES]
 
@@ -14,12 +14,14 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
-from goroutine import Chan, chan, go, gosched, num_goroutine, sleep, start
+from goroutine import Chan, chan, go, gosched, num_goroutine, recv, select, sleep, start
+from goroutine.sync import Mutex
 
 SPAWN = 100_000
 YIELDS = 200_000
 PING = 30_000
 MESSAGES = 100_000
+LOCKS = 80_000
 PARK = 100_000
 TURNS = 500_000
 
@@ -106,6 +108,60 @@ def stream(pairs: int, capacity: int) -> Callable[[], Awaitable[Result]]:
     return run
 
 
+async def selector(a: Chan[int], b: Chan[int], messages: int) -> None:
+    for _ in range(messages):
+        await select(recv(a), recv(b))
+
+
+async def select2() -> Result:
+    """Receive from two unbuffered channels, each with a producer."""
+    a: Chan[int] = chan()
+    b: Chan[int] = chan()
+    each = MESSAGES // 4
+    began = perf_counter()
+    started = [go(producer, ch, each) for ch in (a, b)]
+    started.append(go(selector, a, b, 2 * each))
+    for g in started:
+        await g
+    return 2 * each, perf_counter() - began
+
+
+def mutex(yielding: bool) -> Callable[[], Awaitable[Result]]:
+    """8 goroutines with one mutex, which they keep while they give way (or don't)."""
+
+    async def run() -> Result:
+        lock = Mutex()
+        x = 0
+
+        async def worker() -> None:
+            nonlocal x
+            for _ in range(LOCKS // 8):
+                async with lock:
+                    v = x
+                    if yielding:
+                        await gosched()
+                    x = v + 1
+
+        began = perf_counter()
+        for g in [go(worker) for _ in range(8)]:
+            await g
+        seconds = perf_counter() - began
+        assert x == LOCKS
+        return LOCKS, seconds
+
+    return run
+
+
+async def mutex1() -> Result:
+    """Lock and unlock without contention."""
+    lock = Mutex()
+    began = perf_counter()
+    for _ in range(LOCKS):
+        await lock.lock()
+        lock.unlock()
+    return LOCKS, perf_counter() - began
+
+
 async def sleeper() -> None:
     await sleep(1)
 
@@ -158,8 +214,14 @@ BENCHES: dict[str, Callable[[], Awaitable[Any]]] = {
     "yield100": switch(100),
     "yield10k": switch(10_000),
     "chan0": ping_pong,
+    "pair0": stream(1, 0),
+    "pair64": stream(1, 64),
     "chan128": stream(1, 128),
     "chan4x4": stream(4, 128),
+    "select2": select2,
+    "mutex1": mutex1,
+    "mutex8": mutex(False),
+    "mutex8y": mutex(True),
     "sleep": sleeping,
     "park": park,
     "cpu": cpu,

@@ -40,7 +40,17 @@ WRITE_MOST = 1 << 18  # bytes per write(2) once a socket has been full: others w
 class Conn(PollDesc):
     """A connection. Reads and writes may overlap; reads are serialised, and so are writes.
 
-    Usable as ``async with conn:``, which closes it.
+    Usable as ``async with conn:``, which closes it. Go: net.Conn, net.TCPConn.
+
+    >>> async def main():
+    ...     listener = await net.listen("tcp", "127.0.0.1:0")
+    ...     async with listener, await net.dial("tcp", listener.address) as conn:
+    ...         async with await listener.accept() as peer:
+    ...             await conn.write(b"hello")
+    ...             await conn.close_write()
+    ...             return await peer.read_exactly(2), await peer.read(), await peer.read()
+    >>> goroutine.start(main)
+    (b'he', b'llo', b'')
     """
 
     __slots__ = ("_local", "_remote")
@@ -212,7 +222,9 @@ class Conn(PollDesc):
     async def read_into(self, buffer: bytearray | memoryview, *, ctx: Context | None = None) -> int:
         """Fill the beginning of ``buffer``; how many bytes, 0 at the end of the stream.
 
-        Otherwise as `read`."""
+        ``TypeError`` for a buffer that can't be written to. Otherwise as `read`, also in
+        cancel safety: a cancelled one has left the buffer as it was.
+        """
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError("read_into() needs a buffer that is not read-only")
@@ -297,7 +309,10 @@ class Conn(PollDesc):
     async def writev(
         self, buffers: Iterable[bytes | bytearray | memoryview], *, ctx: Context | None = None
     ) -> int:
-        """Write all buffers, one after the other, with nothing in between. Go: net.Buffers."""
+        """Write all buffers, one after the other, with nothing in between; how many bytes.
+
+        Otherwise as `write`. Go: net.Buffers.
+        """
         return await self.write(b"".join(buffers), ctx=ctx)
 
     @types.coroutine
@@ -316,14 +331,18 @@ class Conn(PollDesc):
                 self.serve_turns()
 
     async def close_write(self) -> None:
-        """Send the end of the stream; reading goes on. Go: TCPConn.CloseWrite."""
+        """Send the end of the stream; reading goes on. Waits for writes that are under way.
+
+        ``OSError`` if the peer is gone, `ConnClosed` if it was closed here. Cancel safety: a
+        cancelled one has sent nothing. Go: TCPConn.CloseWrite.
+        """
         await self._shut()
 
     # -- the rest -------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close it. What has been written is still sent; who reads or writes it gets
-        `ConnClosed`. More than once does no harm. Go: Conn.Close."""
+        `ConnClosed`. More than once does no harm. From any thread. Go: Conn.Close."""
         if self.foreign_close(Conn.close) or not self.start_close():
             return
         # The peer learns at once, and both a receive that the kernel holds the socket for
@@ -333,14 +352,15 @@ class Conn(PollDesc):
 
     @property
     def local_address(self) -> str:
-        """Our end, as "host:port"."""
+        """Our end, as "host:port" or "[host]:port". `ConnClosed` if it is. Go: LocalAddr."""
         if not self._local:
             self._local = self._name(socket.socket.getsockname)
         return self._local
 
     @property
     def remote_address(self) -> str:
-        """The peer's end, as "host:port"."""
+        """The peer's end, as "host:port" or "[host]:port". ``OSError`` if it is gone and was
+        not asked for before, `ConnClosed` if closed here. Go: RemoteAddr."""
         if not self._remote:
             self._remote = self._name(socket.socket.getpeername)
         return self._remote

@@ -46,21 +46,59 @@ POLLNVAL = 32
 async def readable(fd: int, *, ctx: Context | None = None) -> None:
     """Wait until a read of ``fd`` would not block (data, end of file or an error).
 
-    Cancel safety: nothing is consumed.
+    ``OSError`` if it is no fd, ``TypeError`` if no int; `Canceled` if ``ctx`` is, or gets,
+    cancelled. Cancel safety: nothing is consumed.
+
+    >>> import os
+    >>> async def main():
+    ...     reader, writer = os.pipe()
+    ...     goroutine.go(io.write, writer, b"hello")
+    ...     await io.readable(reader)
+    ...     data = os.read(reader, 100)
+    ...     os.close(reader)
+    ...     os.close(writer)
+    ...     return data
+    >>> goroutine.start(main)
+    b'hello'
     """
     await _ready(fd, POLLIN, ctx)
 
 
 async def writable(fd: int, *, ctx: Context | None = None) -> None:
-    """Wait until a write to ``fd`` would not block. Cancel safety: nothing is written."""
+    """Wait until a write to ``fd`` would not block.
+
+    Errors as `readable`. Cancel safety: nothing is written.
+
+    >>> import os
+    >>> async def main():
+    ...     reader, writer = os.pipe()
+    ...     await io.writable(writer)
+    ...     n = os.write(writer, b"hello")
+    ...     os.close(reader)
+    ...     os.close(writer)
+    ...     return n
+    >>> goroutine.start(main)
+    5
+    """
     await _ready(fd, POLLOUT, ctx)
 
 
 async def read(fd: int, n: int, *, ctx: Context | None = None) -> bytes:
     """Up to ``n`` bytes, as soon as there are any; ``b""`` at the end of the file.
 
-    ``OSError`` as read(2). Cancel safety: a cancelled read has taken no data.
-    Go: os.File.Read.
+    ``OSError`` as read(2), ``ValueError`` for a negative n; `Canceled` if ``ctx`` is, or
+    gets, cancelled. Cancel safety: a cancelled read has taken no data. Go: os.File.Read.
+
+    >>> import os
+    >>> async def main():
+    ...     reader, writer = os.pipe()
+    ...     await io.write(writer, b"hello")
+    ...     os.close(writer)
+    ...     data = await io.read(reader, 100), await io.read(reader, 100)
+    ...     os.close(reader)
+    ...     return data
+    >>> goroutine.start(main)
+    (b'hello', b'')
     """
     if n < 0:
         raise ValueError("read() of a negative number of bytes")
@@ -70,7 +108,20 @@ async def read(fd: int, n: int, *, ctx: Context | None = None) -> bytes:
 
 
 async def read_into(fd: int, buffer: bytearray | memoryview, *, ctx: Context | None = None) -> int:
-    """Read into ``buffer``; how many bytes, 0 at the end of the file."""
+    """Read into ``buffer``; how many bytes, 0 at the end of the file. Otherwise as `read`.
+
+    >>> import os
+    >>> async def main():
+    ...     reader, writer = os.pipe()
+    ...     os.write(writer, b"hello")
+    ...     buffer = bytearray(100)
+    ...     n = await io.read_into(reader, buffer)
+    ...     os.close(reader)
+    ...     os.close(writer)
+    ...     return buffer[:n]
+    >>> goroutine.start(main)
+    bytearray(b'hello')
+    """
     while True:
         await _ready(fd, POLLIN, ctx)
         try:
@@ -101,7 +152,18 @@ async def write(
 ) -> int:
     """Write some of ``data``, as soon as some can be taken; how many bytes (maybe not all).
 
-    ``OSError`` as write(2). Go: os.File.Write writes all.
+    ``OSError`` as write(2); `Canceled` if ``ctx`` is, or gets, cancelled. Cancel safety: a
+    cancelled write has written nothing. Go: os.File.Write writes all.
+
+    >>> import os
+    >>> async def main():
+    ...     reader, writer = os.pipe()
+    ...     n = await io.write(writer, b"hello")
+    ...     os.close(reader)
+    ...     os.close(writer)
+    ...     return n
+    >>> goroutine.start(main)
+    5
     """
     view = memoryview(data).cast("B")
     while True:

@@ -35,8 +35,22 @@ _log = logging.getLogger("goroutine.net")
 class Listener(PollDesc):
     """Accepts connections. ``async with`` closes it; ``async for conn in listener`` accepts.
 
+    Go: net.Listener.
+
     One machine accepts; the connections are spread over all (runtime.placement), which
     balances exactly: the kernel's own split of SO_REUSEPORT is random (perf/NOTES.md).
+
+    >>> async def echo(conn):
+    ...     while data := await conn.read():
+    ...         await conn.write(data)
+    >>> async def main():
+    ...     async with await net.listen("tcp", "127.0.0.1:0") as listener:
+    ...         goroutine.go(listener.serve, echo)
+    ...         async with await net.dial("tcp", listener.address) as conn:
+    ...             await conn.write(b"hello")
+    ...             return await conn.read()
+    >>> goroutine.start(main)
+    b'hello'
     """
 
     accepting = True
@@ -173,8 +187,9 @@ class Listener(PollDesc):
         """Call ``handler(conn)`` in a goroutine of its own for every connection.
 
         Returns when the listener is closed; handlers go on. The connection is closed when
-        its handler returns or fails; a failure is logged and concerns nobody else.
-        Go: http.Server.Serve.
+        its handler returns or fails; a failure is logged (``logging``, "goroutine.net") and
+        concerns nobody else. When there are no more fds or no memory it waits, and tries
+        again. Cancel safety: as `accept`. Go: http.Server.Serve.
         """
         while True:
             try:
@@ -188,7 +203,8 @@ class Listener(PollDesc):
                 m.post(lambda fd=fd, m=m: _begin(fd, m, handler))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop listening. Connections that nobody has accepted are closed. Go: Close."""
+        """Stop listening. Connections that nobody has accepted are closed. More than once
+        does no harm. From any thread. Go: Listener.Close."""
         if self.foreign_close(Listener.close):
             return
         with self._lock:

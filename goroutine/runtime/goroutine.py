@@ -58,6 +58,13 @@ class Goroutine[T]:
 
     Cancel safety: a cancelled ``await g`` leaves g running.
     Go: the ``go`` statement; Go's goroutines have no handle.
+
+    >>> async def main():
+    ...     g = goroutine.go(sum, [1, 2, 3])
+    ...     g.name = "adder"
+    ...     return g.done, await g, g.done
+    >>> goroutine.start(main)
+    (False, 6, True)
     """
 
     __slots__ = (

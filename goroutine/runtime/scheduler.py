@@ -349,7 +349,17 @@ def running() -> Runtime | None:
 
 
 def num_goroutine() -> int:
-    """How many goroutines exist, main included. Go: runtime.NumGoroutine."""
+    """How many goroutines exist, main included; 0 outside a run. From any thread.
+
+    Others may begin and end meanwhile. Go: runtime.NumGoroutine.
+
+    >>> async def main():
+    ...     for _ in range(3):
+    ...         goroutine.go(goroutine.sleep(60))
+    ...     return goroutine.num_goroutine()
+    >>> goroutine.start(main)
+    4
+    """
     runtime = _running
     if runtime is None:
         return 0
@@ -357,7 +367,15 @@ def num_goroutine() -> int:
 
 
 def machine_count() -> int:
-    """How many machines this run has. Go: GOMAXPROCS(0)."""
+    """How many machines this run has: threads that run goroutines; 0 outside a run.
+
+    It can't be changed during a run. Go: runtime.GOMAXPROCS(0).
+
+    >>> async def main():
+    ...     return goroutine.machines()
+    >>> goroutine.start(main, machines=2)
+    2
+    """
     runtime = _running
     return 0 if runtime is None else runtime.count
 
@@ -376,15 +394,23 @@ def start[T](
 
     Returns what main returns and raises what main raises. ``machines`` is the number of OS
     threads that run goroutines (default: $GOROUTINE_MACHINES, else $GOMAXPROCS, else the
-    CPUs this process may use); ``io`` is "auto", "io_uring" or "epoll".
+    CPUs this process may use); ``io`` is "auto", "io_uring" or "epoll" (auto: io_uring, or
+    epoll where the kernel forbids that); ``blocking_threads`` is how many calls of `blocking`
+    run at a time. ``ValueError`` for other values.
 
     When main has returned, the goroutines that still wait are closed where they wait
     (GeneratorExit: their ``finally`` blocks run, but may not await), and every thread and
     file descriptor of the runtime is given back. May be called again then; a call inside a
     running one is a ``RuntimeError``. A panic in another goroutine raises `GoroutinePanic`;
-    Ctrl-C raises ``KeyboardInterrupt``.
+    `Deadlock` when nothing can ever go on; Ctrl-C raises ``KeyboardInterrupt``.
 
     Go: the start of a program's main goroutine.
+
+    >>> async def main(name):
+    ...     await goroutine.sleep(0.01)
+    ...     return f"hello, {name}"
+    >>> goroutine.start(main, "gopher")
+    'hello, gopher'
     """
     global _running
     count_ = machine_count_of(machines)

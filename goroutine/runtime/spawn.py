@@ -101,7 +101,18 @@ def go(fn: Any, /, *args: Any, **kwargs: Any) -> Goroutine[Any]:
     copy of the caller's contextvars. It is kept alive by the scheduler until it ends.
 
     An exception that escapes the goroutine ends the program: `GoroutinePanic`.
+    ``TypeError`` for what can't be called, with None as "go of nil func value".
     Go: the ``go`` statement.
+
+    >>> async def double(n, results):
+    ...     await results.send(2 * n)
+    >>> async def main():
+    ...     results = goroutine.chan()
+    ...     for n in range(3):
+    ...         goroutine.go(double, n, results)
+    ...     return sorted([await results.recv() for _ in range(3)])
+    >>> goroutine.start(main)
+    [0, 2, 4]
     """
     g: Goroutine[Any] = Goroutine()
     g.joiners = g.scope = None

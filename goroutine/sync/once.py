@@ -133,6 +133,14 @@ def once_func(fn: Callable[[], object], /) -> Callable[[], Awaitable[None]]:
     """An ``async def`` that calls ``fn()`` the first time it is called, and only then.
 
     If that failed, the same exception is raised each time. Go: sync.OnceFunc.
+
+    >>> from goroutine.sync import once_func
+    >>> async def main():
+    ...     hello = once_func(lambda: print("hello"))
+    ...     await hello()
+    ...     await hello()
+    >>> goroutine.start(main)
+    hello
     """
     get = once_value(fn)
 
