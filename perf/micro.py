@@ -1,4 +1,4 @@
-"""Micro-benchmarks: spawn, switch, channels, select, mutex, sleep, park, CPU. One JSON line for each.
+"""Micro-benchmarks: spawn, switch, channels, select, mutex, sleep, park, CPU. A JSON line each.
 
     python -X gil=0 perf/micro.py [--bench spawn,yield1,…] [--workers MACHINES]
 
