@@ -31,7 +31,17 @@ T = TypeVar("T")
 
 
 class Member[T](Goroutine[T]):
-    """A goroutine of a `Group`: what `Group.go` gives. ``await`` it, or ask for its result."""
+    """A goroutine of a `Group`: what `Group.go` gives. ``await`` it, or ask for its result.
+
+    Unlike a plain `Goroutine`, awaiting it raises its failure.
+
+    >>> async def main():
+    ...     async with goroutine.Group() as group:
+    ...         member = group.go(sum, [1, 2, 3])
+    ...         return await member
+    >>> goroutine.start(main)
+    6
+    """
 
     __slots__ = ("_failure", "_group")
 
@@ -41,7 +51,7 @@ class Member[T](Goroutine[T]):
     def result(self) -> T:
         """What its function returned; raises what it raised, `Canceled` if it was cancelled.
 
-        ``RuntimeError`` while it has not ended.
+        ``RuntimeError`` while it has not ended. From any thread.
         """
         if not self.done:
             raise RuntimeError(f"goroutine {self.id} ({self.name}) has not ended yet")
@@ -80,8 +90,9 @@ def _run(group: Group, g: Member[Any], steps: Any) -> Generator[Any, Any]:
         if failure.__traceback__ is not None:
             failure.__traceback__ = failure.__traceback__.tb_next  # without this frame
         g._failure = failure
-    if slots is not None:
-        slots.release()
+    finally:
+        if slots is not None:
+            slots.release()
 
 
 class Group:
@@ -94,9 +105,11 @@ class Group:
     and what follows (``finally``) can wait again. A member that ends by `Canceled` has not
     failed. `goexit` in a member just ends it.
 
-    ``ctx``: the group is cancelled with it, and leaving raises `Canceled`. Without it, a
-    group inside another group's member or body is cancelled with that. ``limit``: so many
-    members run at a time, the others begin as those end. Go: errgroup.WithContext.
+    ``ctx``: the group is cancelled with it. A group inside another group's member or body is
+    also cancelled with that. If somebody in the group was told of such a cancellation, and
+    nothing else failed, leaving raises it: `Canceled`, or `DeadlineExceeded`. ``limit``: so
+    many members run at a time, the others begin as those end. ``TypeError`` or ``ValueError``
+    if it is no int, or less than 1. Go: errgroup.WithContext.
 
     >>> async def double(x):
     ...     return 2 * x
@@ -106,6 +119,18 @@ class Group:
     ...     return [member.result() for member in members]
     >>> goroutine.start(main)
     [0, 2, 4]
+
+    >>> async def fail():
+    ...     raise ValueError("no luck")
+    >>> async def main():
+    ...     try:
+    ...         async with goroutine.Group() as group:
+    ...             group.go(goroutine.sleep(60))  # cancelled
+    ...             group.go(fail)
+    ...     except ValueError as failure:
+    ...         return failure
+    >>> goroutine.start(main)
+    ValueError('no luck')
     """
 
     def __init__(self, ctx: Context | None = None, limit: int | None = None) -> None:
@@ -118,12 +143,13 @@ class Group:
         self._slots = None if limit is None else Semaphore(limit)
         self._lock = threading.Lock()  # guards the four below
         self._left = 0  # members that have not ended
-        self._failures: list[BaseException] = []
+        # By their ids: one may have been raised by several, who awaited a member.
+        self._failures: dict[int, BaseException] = {}
         self._open = False
         self._waiting: Goroutine[Any] | None = None  # who leaves the body
         self._cut = False  # somebody was cancelled by this group, and said so
         self._outer: Any = None  # the scope that its goroutine had before
-        self._above: Any = None  # the scope that cancels this group
+        self._above: CancelContext | None = None  # made from ctx, if one was given
         self._context: CancelContext | None = None
 
     @property
@@ -172,17 +198,21 @@ class Group:
             raise
         return g
 
+    def _is_cut(self, failure: BaseException | None) -> bool:
+        """Whether this is what somebody says who was told that the group is cancelled."""
+        if not isinstance(failure, Canceled):
+            return False
+        said = self.context.failure()
+        # (A deadline that ran out elsewhere is a failure, since no group told of it.)
+        late = isinstance(failure, DeadlineExceeded)
+        return said is not None and (not late or isinstance(said, DeadlineExceeded))
+
     def _ended(self, g: Member[Any]) -> None:
         """A member has ended, by all accounts. On its machine."""
         failure = g._failure
-        cut = failed = False
-        if failure is not None:
-            canceled = self.context.err() is not None
-            cut = canceled and isinstance(failure, Canceled)
-            # (A deadline that ran out inside a member, while the group goes on, is a failure.)
-            failed = not isinstance(failure, Canceled) or (
-                isinstance(failure, DeadlineExceeded) and not canceled
-            )
+        cut = self._is_cut(failure)
+        own = isinstance(failure, Canceled) and not isinstance(failure, DeadlineExceeded)
+        failed = failure is not None and not cut and not own  # (own: told by a ctx of its own)
         if failed:
             self.context.cancel(failure)
         with self._lock:
@@ -190,7 +220,7 @@ class Group:
             self._cut = self._cut or cut
             if failed:
                 assert failure is not None
-                self._failures.append(failure)
+                self._failures[id(failure)] = failure
             waiting = None
             if not self._left and self._waiting is not None:
                 waiting, self._waiting = self._waiting, None
@@ -202,10 +232,13 @@ class Group:
         g = current().g
         if g is None or self._context is not None:
             raise RuntimeError("a Group is entered once, in a goroutine")
-        outer = self._outer = g.scope
-        parent: Any = self._ctx if self._ctx is not None else outer
-        self._context = with_cancel(parent or background())
-        self._above = None if parent is None else parent._scope()
+        outer: Any = g.scope
+        if self._ctx is not None:
+            self._above = with_cancel(self._ctx)
+        self._context = with_cancel(self._above or outer or background())
+        if outer is not None:
+            outer._adopt(self._context)
+        self._outer = outer
         g.scope = self._context
         self._open = True
         scoped[self] = True
@@ -218,29 +251,35 @@ class Group:
         traceback: TracebackType | None,
     ) -> bool:
         ctx, outer, above = self.context, self._outer, self._above
-        if isinstance(failure, GeneratorExit):  # the run is over, and members are closed, too
-            self._open = False
-            scoped.pop(self, None)
-            return False
+        closing = isinstance(failure, GeneratorExit)  # the run is over; members are closed, too
+        g: Any = None if closing else current().g
         # What the body says by way of being cancelled is no failure of its own.
-        cut = isinstance(failure, Canceled) and ctx.err() is not None
-        if failure is not None and not cut:
+        cut = self._is_cut(failure)
+        if failure is not None and not cut and not closing:
             ctx.cancel(failure)
-        g: Any = current().g
-        g.scope = None  # nothing keeps us from waiting for the members
-        await park(self._wait)
-        g.scope = outer
+        if closing:
+            self._open = False
+        else:
+            g.scope = None  # nothing keeps us from waiting for the members
+            await park(self._wait)
+            g.scope = outer
+        told = None
+        if cut or self._cut:
+            # Somebody was told of a cancellation: if it came from outside, it goes on there.
+            for scope in (above, outer):
+                if scope is not None and scope.ended is not None and scope.ended is ctx.ended:
+                    told = scope.failure()
+                    if scope is outer and not self._failures and (cut or failure is None):
+                        g.scope = None  # it is told here, and goes out (else: at the next park)
         scoped.pop(self, None)
         ctx.cancel()
-        told = None
-        if above is not None and (cut or self._cut):
-            # Somebody was cancelled: if that came from outside, it goes on from here.
-            told = above.failure()
-            if told is not None and outer is not None and outer.failure() is not None:
-                g.scope = None  # that was it
+        if above is not None:
+            above.cancel()
+        if outer is not None:
+            outer._children.pop(ctx, None)
         if failure is not None and not isinstance(failure, Exception):
-            return False  # goexit, SystemExit: whatever the members did
-        failures = [other for other in self._failures if other is not failure]
+            return False  # goexit, SystemExit, the end of the run: whatever the members did
+        failures = [other for other in self._failures.values() if other is not failure]
         if failure is not None and not cut:
             failures.insert(0, failure)
         try:
