@@ -174,8 +174,14 @@ class PollDesc:
             self.turns = True
             self.serve_turns()
 
-        # (Who leaves without a turn is skipped, and then gone from the queue: hand_on.)
-        yield from cancelable(waiter, commit, g, ctx)
+        try:
+            yield from cancelable(waiter, commit, g, ctx)
+        except BaseException:
+            try:
+                queue.remove(waiter)
+            except ValueError:
+                pass  # passed over by hand_on
+            raise
         return g.ok
 
     def serve_turns(self) -> None:
