@@ -100,8 +100,8 @@ async def dial(
         try:
             return await _dial(network, address, within)
         except DeadlineExceeded:
-            if ctx is not None and ctx.err() is not None:
-                raise
+            if within.err() is None or (ctx is not None and ctx.err() is not None):
+                raise  # that was the group's deadline, or ctx's
             raise TimeoutError(errno.ETIMEDOUT, f"dial {network} {address}: i/o timeout") from None
 
 
