@@ -100,12 +100,27 @@ class EpollPoller:
             self.waits.pop(fd, None)
             # A regular file is always ready; epoll refuses to watch one.
             result = POLLIN | POLLOUT if failure.errno == errno.EPERM else -(failure.errno or 1)
-            for wait in queue:
-                wait.result = wait.events if result > 0 else result
-                self.ready(wait.g)
+            self.ready_all(queue, result)
+
+    def ready_all(self, queue: list[Wait], result: int) -> None:
+        """Those that nobody cancels just now: see `cancel`, which takes one out."""
+        while queue:
+            try:
+                wait = queue.pop(0)
+            except IndexError:
+                break
+            wait.result = result
+            self.ready(wait.g)
 
     def drop(self, wait: Wait) -> None:
-        """Nothing: its next event, of which there is one at most, finds nobody."""
+        """If nobody waits for this fd any more. (It may be another by now, or none: then
+        nobody waits for that one either.)"""
+        if self.waits.get(wait.fd) == []:
+            del self.waits[wait.fd]
+            try:
+                self.once.unregister(wait.fd)
+            except OSError:
+                pass  # closed
 
     def attach(self, desc: PollDesc) -> None:
         if desc.closed:
@@ -126,9 +141,7 @@ class EpollPoller:
         self.descs.pop(desc.fd, None)
         queue = self.waits.pop(desc.fd, None)
         close_fd(desc.fd)
-        for wait in queue or ():
-            wait.result = POLLHUP
-            self.ready(wait.g)
+        self.ready_all(queue or [], POLLHUP)
 
     def close(self) -> None:
         for desc in self.descs.values():
