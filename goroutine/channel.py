@@ -16,8 +16,8 @@ import threading
 import types
 from _thread import get_ident
 from collections import deque
-from collections.abc import AsyncIterator, Generator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ChanClosed
 from .runtime.dump import waits_for
@@ -68,7 +68,7 @@ class Chan[T]:
         self._lock = threading.Lock()
         self._acquire = self._lock.acquire
         # __exit__ is release() with arguments it ignores: the goroutine, when it is a commit.
-        self._release: Commit = cast(Commit, self._lock.__exit__)
+        self._release: Callable[..., object] = self._lock.__exit__
 
     timed = False  # whether it is a timer's: for that, and its hooks, see time/channel.py
 
@@ -112,12 +112,12 @@ class Chan[T]:
             check_ctx(ctx)
         self._acquire()
         if self._closed:
-            self._lock.release()
+            self._release()
             raise ChanClosed("send on closed channel")
         while self._recvq:
             g = self._recvq.popleft()
             if g.plain:
-                self._lock.release()
+                self._release()
                 g.value = value
                 g.ok = True
                 m = machines.get(get_ident())
@@ -127,12 +127,12 @@ class Chan[T]:
                     ready(g)
                 return
             if g.claim():
-                self._lock.release()
+                self._release()
                 g.give(value, True)
                 return
         if len(self._buffer) < self._size:
             self._buffer.append(value)
-            self._lock.release()
+            self._release()
             return
         m = machines.get(get_ident())
         if m is None or (g := m.g) is None:
@@ -170,6 +170,23 @@ class Chan[T]:
             check_ctx(ctx)
         self._acquire()
         value: Any
+        # What _take does, in place for the usual cases: a call and a result cost a tenth.
+        if self._buffer:
+            if not self._sendq:
+                value = self._buffer.popleft()
+                self._release()
+                return value  # type: ignore[no-any-return]
+        elif self._sendq and (g := self._sendq[0]).plain:
+            del self._sendq[0]
+            self._release()
+            value = g.value
+            g.ok = True
+            m = machines.get(get_ident())
+            if m is not None:
+                m.ready(g)
+            else:
+                ready(g)
+            return value  # type: ignore[no-any-return]
         ok, waiting = False, True
         if self._buffer or self._sendq or self._closed:
             value, ok, waiting = self._take()
@@ -255,7 +272,7 @@ class Chan[T]:
 
     def _nowhere(self) -> RuntimeError:
         """What is said to who would have to wait where no goroutine runs. Releases the lock."""
-        self._lock.release()
+        self._release()
         if get_ident() in machines:
             return RuntimeError("in a goroutine that is being closed: nobody can wait here")
         return RuntimeError("not in a goroutine: call this below goroutine.start(main)")
@@ -267,7 +284,7 @@ class Chan[T]:
         try:
             check(g, ctx)
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
         waiter = Waiter(g, value)
         queue.append(waiter)
@@ -304,7 +321,7 @@ class Chan[T]:
                     buffer.append(g.value)  # the longest waiting sender's goes to the tail
                     break
             else:
-                self._lock.release()
+                self._release()
                 return value, True, False
         else:
             while sendq:
@@ -315,9 +332,9 @@ class Chan[T]:
             else:
                 if not self._closed:
                     return None, False, True
-                self._lock.release()
+                self._release()
                 return None, False, False
-        self._lock.release()
+        self._release()
         if g.plain:
             g.ok = True
             m = machines.get(get_ident())
