@@ -229,7 +229,8 @@ class Mutex:
         self._release = self._hand_off if starving else self._plain_release
 
     def _give_up(self, waiter: Waiter) -> None:
-        """The waiter was cancelled, or closed with the run: what it was given goes on."""
+        """The waiter was cancelled, and so nobody's choice; or it is closed with the run, as
+        all the others are, and had perhaps been woken or handed the lock before."""
         with self._guard:
             if waiter.index == _WOKEN:
                 self._woken = False
@@ -237,8 +238,6 @@ class Mutex:
                 self._queue.leave(waiter)
         if waiter.index == _HANDED:
             self.unlock()
-        elif waiter.index == _WOKEN and self._queue:
-            self._wake_next()
 
     def _unlocked_already(self) -> None:
         if not self._owed:

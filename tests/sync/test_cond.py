@@ -1,5 +1,7 @@
 """Cond: order, broadcast, cancellation; the mutex is held when wait() ends, come what may."""
 
+import threading
+
 import pytest
 from sync_support import until, waiting
 
@@ -32,6 +34,34 @@ def test_signal_wakes_the_oldest(machines: int) -> None:
         return order
 
     assert goroutine.start(main, machines=machines) == list(range(6))
+
+
+def test_a_signal_as_soon_as_the_mutex_is_unlocked() -> None:
+    """It finds who has unlocked it in order to wait."""
+
+    async def main() -> None:
+        threads = []
+
+        class Watched(Mutex):
+            __slots__ = ()
+
+            def unlock(self) -> None:
+                super().unlock()
+                thread = threading.Thread(target=cond.signal)
+                thread.start()
+                # Until it has signalled; but rightly it can't before the waiter has stopped.
+                thread.join(0.1)
+                threads.append(thread)
+
+        cond = Cond(Watched())
+        with goroutine.hold():
+            await cond.mutex.lock()
+            waiter = goroutine.go(cond.wait())
+            await until(lambda: threads)
+            await until(lambda: waiter.done, seconds=5)
+        threads[0].join()
+
+    goroutine.start(main, machines=1)
 
 
 def test_broadcast(machines: int) -> None:

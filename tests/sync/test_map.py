@@ -71,7 +71,7 @@ class Model:
         self.d.clear()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(operations, max_size=30))
 def test_like_a_dict(calls: list[tuple[Any, ...]]) -> None:
     m: Map[Any, Any] = Map()
@@ -142,6 +142,44 @@ def test_code_of_keys_and_values_may_use_the_map() -> None:
     m.delete(Thing())
     assert m.load("compared") == (True, True)
     assert died
+
+
+@pytest.mark.parametrize("what", ["swap", "delete"])
+def test_changed_while_it_compares(what: str) -> None:
+    m: Map[str, Any] = Map()
+
+    class Sly:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            m.store("key", "changed")
+            return True
+
+    m.store("key", Sly())
+    if what == "swap":
+        assert not m.compare_and_swap("key", "old", "new")
+    else:
+        assert not m.compare_and_delete("key", "old")
+    assert m.load("key") == ("changed", True)
+
+
+def test_stored_while_it_looks() -> None:
+    m: Map[Any, str] = Map()
+
+    class Key:
+        looks = 0
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Key)
+
+        def __hash__(self) -> int:
+            Key.looks += 1
+            if Key.looks == 2:  # it was not there at the first look
+                m.store(Key(), "first")
+            return 5
+
+    assert m.load_or_store(Key(), "second") == ("first", True)
+    assert m.load(Key()) == ("first", True)
 
 
 def count_by(machines: int, change: Callable[[Map[str, int]], None]) -> Map[str, int]:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from sync_support import Chaos, Section, until, waiting
@@ -121,6 +122,27 @@ def test_hammer(machines: int, fenced: bool, monkeypatch: pytest.MonkeyPatch) ->
     section, mutex = goroutine.start(main, machines=machines)
     assert (section.visits, section.broken) == (12 * 600, 0)
     assert_free(mutex)
+
+
+@pytest.mark.timeout(10)
+def test_unlocked_while_one_goes_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first try, and before it has queued: the unlock finds nobody to wake."""
+
+    async def main() -> None:
+        mutex, running = Mutex(), module.running_goroutine
+
+        def unlock_and_go_on() -> Any:
+            mutex.unlock()
+            return running()
+
+        await mutex.lock()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "running_goroutine", unlock_and_go_on)
+            await mutex.lock()
+        mutex.unlock()
+        assert_free(mutex)
+
+    goroutine.start(main)
 
 
 def test_a_newcomer_may_win(monkeypatch: pytest.MonkeyPatch) -> None:

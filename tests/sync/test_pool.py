@@ -34,6 +34,43 @@ def test_from_another_thread() -> None:
     assert pool.get() is None
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_each_is_given_once(own: bool) -> None:
+    """To its own thread or to another. Seen to fail when an item is looked up and then
+    removed, in two steps, on either way."""
+    pool: Pool[int] = Pool()
+    count = 30_000
+    ready = threading.Barrier(3)
+    got: list[list[int]] = [[], [], []]
+
+    def fill() -> None:
+        for i in range(count):
+            pool.put(i + 1)
+
+    def take(n: int) -> None:
+        if own and n == 0:
+            fill()
+        mine = got[n]
+        ready.wait()
+        while (item := pool.get()) is not None:
+            mine.append(item)
+
+    enabled = gc.isenabled()
+    gc.disable()  # nothing is to be given up
+    try:
+        if not own:
+            fill()
+        threads = [threading.Thread(target=take, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        if enabled:
+            gc.enable()
+    assert sorted(got[0] + got[1] + got[2]) == list(range(1, count + 1))
+
+
 def test_a_list_for_each_machine(machines: int) -> None:
     """What a machine put back it gets again, before what others did."""
 

@@ -1,6 +1,8 @@
 """RWMutex: readers together, writers alone, and writers before new readers."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sync_support import Chaos, until, waiting
@@ -8,6 +10,7 @@ from sync_support import Chaos, until, waiting
 import goroutine
 from goroutine import Canceled, Group, context
 from goroutine.sync import RWMutex
+from goroutine.sync import rwmutex as module
 
 
 def assert_free(m: RWMutex) -> None:
@@ -181,6 +184,32 @@ def test_hammer(machines: int, readers: int, writers: int) -> None:
     if readers == 10 and machines == 1:  # (else they may happen to run one by one)
         assert counts.most > 1
     assert_free(m)
+
+
+@pytest.mark.timeout(10)
+def test_unlocked_while_one_goes_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first look, and before it has queued: the other side finds nobody to wake."""
+
+    async def main() -> None:
+        m, running = RWMutex(), module.running_goroutine
+
+        def go_on_after(unlock: Callable[[], None]) -> Callable[[], Any]:
+            def unlock_and_go_on() -> Any:
+                unlock()
+                return running()
+
+            return unlock_and_go_on
+
+        await m.lock()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "running_goroutine", go_on_after(m.unlock))
+            await m.rlock()
+            patch.setattr(module, "running_goroutine", go_on_after(m.runlock))
+            await m.lock()
+        m.unlock()
+        assert_free(m)
+
+    goroutine.start(main)
 
 
 def test_cancelled_readers_and_writers() -> None:

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from typing import Any
 
 import pytest
 from sync_support import Chaos, until, waiting
@@ -9,6 +10,7 @@ from sync_support import Chaos, until, waiting
 import goroutine
 from goroutine import Canceled, Group, context
 from goroutine.sync import Semaphore
+from goroutine.sync import semaphore as module
 
 
 def assert_free(semaphore: Semaphore) -> None:
@@ -119,6 +121,24 @@ def test_released_by_a_thread() -> None:
             thread.start()
             await semaphore.acquire()
         thread.join()
+
+    goroutine.start(main)
+
+
+@pytest.mark.timeout(10)
+def test_released_while_one_goes_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        semaphore, running = Semaphore(1), module.running_goroutine
+
+        def release_and_go_on() -> Any:
+            semaphore.release()
+            return running()
+
+        await semaphore.acquire()
+        monkeypatch.setattr(module, "running_goroutine", release_and_go_on)
+        await semaphore.acquire()
+        semaphore.release()
+        assert_free(semaphore)
 
     goroutine.start(main)
 

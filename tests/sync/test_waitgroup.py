@@ -1,6 +1,7 @@
 """WaitGroup: counting, waiting, misuse."""
 
 import threading
+from typing import Any
 
 import pytest
 from sync_support import until, waiting
@@ -9,6 +10,7 @@ import goroutine
 from goroutine import Canceled, GoroutinePanic, Group, context
 from goroutine.atomic import Int64
 from goroutine.sync import WaitGroup
+from goroutine.sync import waitgroup as module
 
 NEGATIVE = r"^sync: negative WaitGroup counter$"
 REUSED = r"^sync: WaitGroup is reused before previous Wait has returned$"
@@ -41,6 +43,22 @@ def test_waits_until_zero(machines: int) -> None:
         assert not first._queue
 
     goroutine.start(main, machines=machines)
+
+
+@pytest.mark.timeout(10)
+def test_done_while_one_goes_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        group, running = WaitGroup(), module.running_goroutine
+
+        def done_and_go_on() -> Any:
+            group.done()
+            return running()
+
+        group.add()
+        monkeypatch.setattr(module, "running_goroutine", done_and_go_on)
+        await group.wait()
+
+    goroutine.start(main)
 
 
 def test_a_negative_counter() -> None:
