@@ -7,7 +7,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup echo table test lint clean distclean
+.PHONY: help setup echo table test lint docs clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: setup ## the documentation as a site, in build/docs
+	@$(PY) -m pip install -q --disable-pip-version-check --group docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -X gil=0 -m mkdocs build --strict
 
 clean: ## remove .venv and what tools left in the tree; a Python built in the cache stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

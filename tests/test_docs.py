@@ -1,9 +1,9 @@
 """What the documentation shows is run: examples in docstrings, and programs in docs/ and README.md.
 
-Docstrings. Every ``>>>`` example of the package is a test of its own, run by doctest with the
-names that its module defines and with goroutine, threading and the public modules (atomic,
-context, io, net, sync, time, …). Every public name has a docstring; and an example, its own or
-one of its methods', unless it is an error or listed in WITHOUT_EXAMPLE.
+Docstrings. Every ``>>>`` example of the package is a test of its own, run by doctest with
+goroutine, threading and the public modules (atomic, context, io, net, sync, time, …) as its names,
+and nothing else that its module may have. Every public name has a docstring; and an example, its
+own or one of its methods', unless it is an error or listed in WITHOUT_EXAMPLE.
 
 Pages. A block that is fenced as ```python is a whole program: it is run as ``app.py``, and must
 end with status 0. It prints what the next thing on the page says, if that is a block fenced as
@@ -93,8 +93,8 @@ NAMES = {"goroutine": goroutine, "threading": threading} | {
 
 def _examples():
     find = doctest.DocTestFinder().find
-    found = [find(module, module.__name__, extraglobs=NAMES) for module in MODULES]
-    return [pytest.param(example, id=example.name) for some in found for example in some]
+    found = [test for module in MODULES for test in find(module, module.__name__, globs=NAMES)]
+    return [pytest.param(test, id=test.name) for test in found if test.examples]
 
 
 @pytest.mark.parametrize("example", _examples())
