@@ -971,6 +971,7 @@ def test_waiting_under_a_foreign_context(wrapped, machines):
         ch = chan()
         for i in range(20):
             g = go(ch.recv(ctx=ctx))
+            await until(lambda: ch._recvq)
             await ch.send(i)
             assert await g == i
         await until(lambda: goroutine.num_goroutine() == 1)  # nobody watches any more
