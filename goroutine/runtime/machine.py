@@ -59,6 +59,9 @@ what a sleep and a wake-up cost, so that spinning at most doubles the price of w
 
 SPIN_LEAST = 2e-6
 
+LATE = 0.001
+"""Seconds after which the timers of a machine are anybody's who looks for work."""
+
 
 class Machine:
     """M with its P. Made in its own thread, so that its reference counts are local to it."""
@@ -158,8 +161,11 @@ class Machine:
             if inbox:
                 self.drain_inbox()
             when = due()
-            if when is not None and when <= monotonic():
-                timers.run_due()
+            if when is not None and when <= monotonic() and timers.run_due() > 1:
+                # They run in the order of their times: the last one doesn't go first.
+                g = take_next(0, None)
+                if g is not None:
+                    append(g)
             if yielded:
                 globalq.put(drain(yielded))
             if flags["runq"]:
@@ -301,6 +307,18 @@ class Machine:
                 return True
         return False
 
+    def steal_timers(self) -> bool:
+        """Fire what others are late for, being inside of a long step. Go: stealWork, too.
+
+        Only before going to sleep: where nobody does that, sysmon finds them.
+        """
+        late = monotonic() - LATE
+        for _, victim in self.stealers:
+            when = victim.p.timers.first
+            if when is not None and when <= late and victim.p.timers.run_due():
+                return True
+        return False
+
     @staticmethod
     def stuck(victim: Machine, running: Goroutine[Any]) -> bool:
         """Whether the victim stays in one and the same step for a few microseconds."""
@@ -346,7 +364,7 @@ class Machine:
             or self.inbox
             or flags["stop"]
             or flags["runq"]
-            or (self.stealers and self.steal())
+            or (self.stealers and (self.steal() or self.steal_timers()))
         ):
             idle.pop(number, None)
             return bool(p.batch)

@@ -8,6 +8,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .dump import waits_for
 from .goroutine import Commit, Goroutine
 from .park import ready
 from .shared import current
@@ -80,3 +81,6 @@ def _sleep_under(g: Goroutine[Any], when: float, ctx: Context | None) -> Generat
     except BaseException:
         timer.stop()
         raise
+
+
+waits_for("sleep", sleep)

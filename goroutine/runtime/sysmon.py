@@ -92,7 +92,7 @@ class Sysmon:
             if stuck and running is not None and idle and (p.runnext or p.length()):
                 wakep()
             when = p.timers.next_when()
-            if when is not None and when <= monotonic() - PERIOD:
+            if when is not None and when <= monotonic() - (0.0 if stuck else PERIOD):
                 p.timers.run_due()  # it is in a long step, or in a pass of many
         return moved
 

@@ -18,9 +18,12 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf, isnan
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .shared import machine_or_none
+
+if TYPE_CHECKING:
+    from .scheduler import Runtime
 
 __all__ = ["Timer", "TimerHeap", "from_now", "set_timer"]
 
@@ -43,7 +46,14 @@ class Timer:
     def stop(self) -> bool:
         """Prevent the firing; True if that came in time."""
         heap = self.heap
-        return heap is not None and heap.stop(self)
+        if heap is None or not heap.stop(self):
+            return False
+        if machine_or_none() is None:
+            # It may have been what kept the run from being deadlocked, and all machines sleep.
+            runtime = _running()
+            if runtime is not None:
+                runtime.sysmon.call()
+        return True
 
 
 class TimerHeap:
@@ -60,7 +70,8 @@ class TimerHeap:
         self.first: float | None = None  # when the earliest comes up, a stopped one too
 
     def __len__(self) -> int:
-        return len(self._heap) - self._dead
+        with self._lock:
+            return len(self._heap) - self._dead
 
     def add(self, timer: Timer) -> bool:
         """Set a timer; True if it is now the earliest (a sleeping machine must be told)."""
@@ -139,9 +150,7 @@ def set_timer(timer: Timer) -> bool:
     if m is not None:
         m.p.timers.add(timer)  # it is awake, and looks before it sleeps
         return True
-    from .scheduler import running  # scheduler needs this module
-
-    runtime = running()
+    runtime = _running()
     try:
         m = None if runtime is None else runtime.machines[0]
     except IndexError:  # it is only beginning
@@ -151,6 +160,12 @@ def set_timer(timer: Timer) -> bool:
     if m.p.timers.add(timer):
         m.post(_look)
     return True
+
+
+def _running() -> Runtime | None:
+    from .scheduler import running  # scheduler needs this module
+
+    return running()
 
 
 def _look() -> None:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..channel import Chan
 from ..runtime.clock import from_monotonic
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
 from ..runtime.park import ready
 from ..runtime.thread import ThreadWaiter, deadline_of
@@ -175,7 +176,9 @@ class TimerChan(Chan[float]):
         return f"<Chan of a {'ticker' if self._period else 'timer'} at {id(self):#x}>"
 
     @types.coroutine
-    def recv(self, *, ctx: Context | None = None) -> Generator[Commit, None, float]:
+    def recv(
+        self, *, ctx: Context | None = None, _end: type[Exception] | None = None
+    ) -> Generator[Commit, None, float]:
         """Receive the time it was due at; waits until it is. As `Chan.recv`."""
         value, _ = yield from self.recv_ok(ctx=ctx)
         return value  # type: ignore[return-value]
@@ -268,3 +271,6 @@ def _wake(receiver: Any) -> None:
         ready(receiver)
     else:
         receiver.wake()
+
+
+waits_for("chan receive", TimerChan.recv_ok)

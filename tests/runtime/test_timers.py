@@ -4,14 +4,45 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from goroutine import chan, go, gosched, num_goroutine, sleep, start
-from goroutine.runtime.timers import Timer, TimerHeap
+from goroutine import (
+    Canceled,
+    DeadlineExceeded,
+    Group,
+    chan,
+    context,
+    go,
+    gosched,
+    num_goroutine,
+    sleep,
+    start,
+)
+from goroutine.runtime import machine, scheduler, sysmon
+from goroutine.runtime.park import park, ready
+from goroutine.runtime.shared import current
+from goroutine.runtime.timers import Timer, TimerHeap, from_now, set_timer
 
 pytestmark = pytest.mark.timeout(30)
+
+
+def timers_set() -> int:
+    """How many timers are in the heaps of this run."""
+    runtime = scheduler.running()
+    assert runtime is not None
+    return sum(len(m.p.timers) for m in runtime.machines)
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Give way until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await gosched()
 
 
 class TestSleep:
@@ -87,7 +118,37 @@ class TestSleep:
 
         start(main, machines=1)
 
-    @pytest.mark.parametrize("seconds", [math.inf, 1e300, 1e10, 10**9])
+    def test_those_due_at_once_run_in_order(self) -> None:
+        """Also the last one, though each is made ready to go next. (Seen to fail when the
+        machine leaves it there.)"""
+
+        async def sleeper(n: int) -> None:
+            await park(lambda g: set_timer(Timer(begun + 0.02 + n * 1e-5, ready, g)))
+            ended.append(n)
+
+        async def main() -> None:
+            nonlocal begun, took
+            begun = time.monotonic()
+            for n in range(30):
+                go(sleeper, n)
+            await sleep(begun + 0.018 - time.monotonic())
+            parked = timers_set()
+            awake = time.monotonic()
+            while time.monotonic() < begun + 0.022:
+                pass  # one step, until all are due
+            took = time.monotonic() - awake if parked == 30 else math.inf
+            await until(lambda: len(ended) == 30)
+
+        for _ in range(20):
+            begun = took = 0.0
+            ended: list[int] = []
+            start(main, machines=1)
+            if took < 0.008:  # else they were late, or sysmon has seen to some of them
+                assert ended == list(range(30))
+                return
+        pytest.skip("too busy a system")
+
+    @pytest.mark.parametrize("seconds", [math.inf, 1e300, 1e10, 10**9, 10**400])
     def test_for_ever(self, seconds: float, io: str) -> None:
         ended = []
 
@@ -170,6 +231,231 @@ class TestSleep:
         assert 0.03 <= start(main, machines=machines, io=io) < 5
 
 
+class TestCanceled:
+    """A sleep that is cancelled ends at once and leaves no timer behind. (Seen to fail when it
+    doesn't stop its timer.)"""
+
+    def test_by_ctx(self, machines: int) -> None:
+        async def main() -> None:
+            ctx = context.with_cancel(context.background())
+            ended: list[BaseException] = []
+
+            async def sleeper() -> None:
+                try:
+                    await sleep(3600, ctx=ctx)
+                except Canceled as failure:
+                    ended.append(failure)
+
+            for _ in range(20):
+                go(sleeper)
+            await until(lambda: timers_set() == 20)
+            cause = LookupError("enough")
+            ctx.cancel(cause)
+            await until(lambda: len(ended) == 20)
+            assert timers_set() == 0
+            assert all(failure.__cause__ is cause for failure in ended)
+
+        start(main, machines=machines)
+
+    def test_by_a_deadline(self, machines: int) -> None:
+        async def main() -> None:
+            before = time.monotonic()
+            ctx = context.with_timeout(context.background(), 0.01)
+            with pytest.raises(DeadlineExceeded):
+                await sleep(3600, ctx=ctx)
+            assert 0.01 <= time.monotonic() - before < 10
+            with context.with_timeout(context.background(), 3600) as ctx:
+                await sleep(0.001, ctx=ctx)  # ends by itself
+            assert timers_set() == 0
+
+        start(main, machines=machines)
+
+    def test_before(self) -> None:
+        async def main() -> None:
+            ctx = context.with_cancel(context.background())
+            await sleep(0, ctx=ctx)
+            await sleep(0.001, ctx=context.background())
+            ctx.cancel()
+            for seconds in (1, 0, -1):
+                with pytest.raises(Canceled):
+                    await sleep(seconds, ctx=ctx)
+            wrong: Any = 3
+            with pytest.raises(TypeError, match="Context"):
+                await sleep(1, ctx=wrong)
+            assert timers_set() == 0
+
+        start(main, machines=1)
+
+    def test_by_a_group(self, machines: int) -> None:
+        """Which is told once: a finally block may sleep."""
+
+        async def sleeper() -> None:
+            try:
+                await sleep(3600)
+            finally:
+                await sleep(0.002)
+                cleaned.append(time.monotonic())
+
+        async def fails() -> None:
+            await until(lambda: timers_set() == 100)
+            raise LookupError
+
+        async def members() -> None:
+            async with Group() as group:
+                for _ in range(100):
+                    group.go(sleeper)
+                group.go(fails)
+
+        async def main() -> float:
+            with pytest.raises(LookupError):
+                await members()
+            assert timers_set() == 0
+            return time.monotonic()
+
+        cleaned: list[float] = []
+        end = start(main, machines=machines)
+        assert len(cleaned) == 100
+        assert max(cleaned) <= end
+
+    def test_in_the_body_of_a_group(self) -> None:
+        async def fails() -> None:
+            raise LookupError
+
+        async def body() -> None:
+            async with Group() as group:
+                group.go(fails)
+                await sleep(3600)
+
+        async def main() -> None:
+            with pytest.raises(LookupError):
+                await body()
+            await sleep(0.001)  # outside of it nothing is cancelled
+            assert timers_set() == 0
+
+        start(main, machines=1)
+
+    def test_as_it_ends(self, machines: int) -> None:
+        """The timer and the cancellation at about the same time: one of them, once."""
+
+        async def sleeper(seconds: float, ctx: context.Context) -> None:
+            try:
+                await sleep(seconds, ctx=ctx)
+                outcomes.append("slept")
+            except Canceled:
+                outcomes.append("canceled")
+
+        async def main() -> None:
+            dice = random.Random(1)
+            for _ in range(40):
+                ctx = context.with_cancel(context.background())
+                for _ in range(10):
+                    go(sleeper, dice.uniform(0.0001, 0.002), ctx)
+                await sleep(0.001)
+                ctx.cancel()
+            await until(lambda: len(outcomes) == 400)
+            assert timers_set() == 0
+
+        outcomes: list[str] = []
+        start(main, machines=machines)
+        assert len(outcomes) == 400
+        assert set(outcomes) == {"slept", "canceled"}
+
+    def test_the_end_of_the_run(self) -> None:
+        async def sleeper(in_group: bool) -> None:
+            if in_group:
+                async with Group() as group:
+                    group.go(sleeper, False)
+                    await sleep(3600)
+            await sleep(3600)
+
+        async def main() -> list[TimerHeap]:
+            go(sleeper, False)
+            go(sleeper, True)
+            await until(lambda: timers_set() == 3)
+            runtime = scheduler.running()
+            assert runtime is not None
+            return [m.p.timers for m in runtime.machines]
+
+        assert [len(heap) for heap in start(main, machines=2)] == [0, 0]
+
+
+class TestOfOthers:
+    """The timers of a machine that is inside of a long step."""
+
+    def test_who_is_about_to_sleep_looks(self) -> None:
+        log: list[int] = []
+        heaps = [TimerHeap(), TimerHeap()]
+        thief: Any = SimpleNamespace(
+            stealers=[(None, SimpleNamespace(p=SimpleNamespace(timers=heap))) for heap in heaps]
+        )
+        steal = machine.Machine.steal_timers
+        assert not steal(thief)
+        heaps[1].add(Timer(time.monotonic() + 60, log.append, 1))
+        assert not steal(thief)
+        heaps[1].add(Timer(time.monotonic() - 60, log.append, 2))
+        assert steal(thief)
+        assert log == [2]
+        assert not steal(thief)
+
+    def test_without_sysmon(self, monkeypatch: pytest.MonkeyPatch, io: str) -> None:
+        """A machine that has little to do finds them. (Seen to fail when it doesn't look.)"""
+        monkeypatch.setattr(sysmon, "monotonic", lambda: -math.inf)
+        woke: list[int] = []
+
+        async def sleeper() -> None:
+            await sleep(0.005)
+            woke.append(1)
+
+        async def at_times() -> None:
+            while not woke:
+                await sleep(0.001)
+
+        async def main() -> bool:
+            go(sleeper)
+            await until(lambda: timers_set() == 1)
+            if not len(current().p.timers):
+                return False  # it runs on the other machine
+            go(at_times)
+            bound = time.monotonic() + 10
+            while not woke:  # one long step
+                assert time.monotonic() < bound
+            return True
+
+        assert any(start(main, machines=2, io=io) for _ in range(20))
+
+
+class TestSetTimer:
+    def test_outside_a_run(self) -> None:
+        assert set_timer(Timer(0, print, None)) is False
+
+    def test_from_a_thread(self, io: str, machines: int) -> None:
+        """While all machines sleep: the one that gets it is told."""
+
+        async def main() -> None:
+            out = chan(1)
+
+            def thread() -> None:
+                time.sleep(0.01)
+                for seconds in (60, 0.005):
+                    assert set_timer(Timer(from_now(seconds), lambda _: go(out.send, 1), None))
+
+            t = threading.Thread(target=thread)
+            t.start()
+            await out.recv()
+            t.join()
+
+        start(main, machines=machines, io=io)
+
+    def test_from_now(self) -> None:
+        before = time.monotonic()
+        assert before <= from_now(0) <= from_now(-1) <= time.monotonic() <= from_now(1e-3)
+        assert from_now(-math.inf) < before + 60
+        assert from_now(-(10**400)) < before + 60
+        assert from_now(math.inf) == from_now(10**400) == math.inf
+        with pytest.raises(ValueError, match="NaN"):
+            from_now(math.nan)
+
+
 class TestHeap:
     def timer(self, when: float, log: list[Any], what: Any = None) -> Timer:
         return Timer(when, log.append, when if what is None else what)
@@ -247,6 +533,58 @@ class TestHeap:
         assert heap.next_when() in (1, 2)  # waking for nothing is no harm, waking late is
         assert heap.run_due() == 1
         assert log == [2]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_next_when_is_the_root(self, seed: int) -> None:
+        heap, log = TimerHeap(), []
+        dice = random.Random(seed)
+        timers: list[Timer] = []
+        for now in range(2_000):
+            match dice.randrange(4):
+                case 0 | 1:
+                    timers.append(self.timer(now + dice.randrange(300), log))
+                    heap.add(timers[-1])
+                case 2:
+                    for timer in dice.sample(timers, min(len(timers), 3)):
+                        timer.stop()
+                case 3:
+                    heap.run_due(now)
+            assert heap.next_when() == (heap._heap[0][0] if heap._heap else None)
+
+    def test_next_when_is_never_too_late(self) -> None:
+        """Read without the lock, while others change the heap, which is out of order then.
+        (Seen to fail when it reads the heap itself.)"""
+        heap = TimerHeap()
+        heap.add(Timer(100, print, None))
+        over = False
+
+        def changes(seed: int) -> None:
+            dice = random.Random(seed)
+            while not over:
+                for _ in range(5):
+                    heap.add(Timer(dice.randrange(50), print, None))
+                    heap.add(Timer(1_000, print, None))
+                later = [Timer(2_000, print, None) for _ in range(70)]
+                for timer in later:
+                    heap.add(timer)
+                heap.take_due(60)
+                for timer in later:
+                    timer.stop()
+
+        threads = [threading.Thread(target=changes, args=(n,)) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                for _ in range(1_000):
+                    when = heap.next_when()
+                    assert when is not None
+                    assert when <= 100
+        finally:
+            over = True
+            for thread in threads:
+                thread.join()
 
     def test_fired_outside_of_the_lock(self) -> None:
         """What is called may set and stop timers of the same heap."""
