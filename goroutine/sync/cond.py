@@ -7,6 +7,7 @@ import types
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check
 from .mutex import Mutex
@@ -124,3 +125,6 @@ class Cond:
 
     def __repr__(self) -> str:
         return f"<Cond {len(self._queue)} waiting, {self.mutex!r}>"
+
+
+waits_for("sync.Cond.Wait", Cond.wait)

@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 from ..runtime.atomic import TOTAL_STORE_ORDER
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
 from .waiting import running_goroutine
@@ -274,3 +275,6 @@ def _fenced(release: Callable[[], None]) -> Callable[[], None]:
         none.pop(0, None)
 
     return release_and_fence
+
+
+waits_for("sync.Mutex.Lock", Mutex._wait)

@@ -24,6 +24,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
 from .mutex import Mutex
@@ -314,3 +315,7 @@ class Reader:
 def _wake(waiters: list[Waiter]) -> None:
     for waiter in waiters:
         waiter.wake()
+
+
+waits_for("sync.RWMutex.RLock", RWMutex._rwait)
+waits_for("sync.RWMutex.Lock", RWMutex._drain)

@@ -18,6 +18,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
 from .waiting import running_goroutine
@@ -166,3 +167,6 @@ def _count(k: Any) -> int:
 
 def _nothing(_: object) -> None:
     """Commit of who waits for nothing but being cancelled."""
+
+
+waits_for("semacquire", Semaphore._wait)

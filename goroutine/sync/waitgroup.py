@@ -12,6 +12,7 @@ from _thread import get_ident
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from ..runtime.dump import waits_for
 from ..runtime.exit import GoExit
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.spawn import foreign, spawners, steps_for
@@ -158,3 +159,6 @@ def _counted(group: WaitGroup, steps: Any) -> Generator[Any, Any]:
         group.done()
         raise
     group.done()
+
+
+waits_for("sync.WaitGroup.Wait", WaitGroup._wait)

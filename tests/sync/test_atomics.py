@@ -118,6 +118,22 @@ def test_int64_hammer(machines: int) -> None:
     assert highest.load() == 299
 
 
+@pytest.mark.parametrize("name", ["or_", "and_"])
+def test_changed_between_the_look_and_the_swap(name: str) -> None:
+    class Raced(Int64):
+        __slots__ = ("raced",)
+
+        def compare_and_swap(self, old: int, new: int) -> bool:
+            if not hasattr(self, "raced"):
+                self.raced = True
+                self.store(0b1010)
+            return super().compare_and_swap(old, new)
+
+    n = Raced(0b0001)
+    assert getattr(n, name)(0b0110) == 0b1010
+    assert n.load() == (0b1110 if name == "or_" else 0b0010)
+
+
 def test_each_has_a_bit(machines: int) -> None:
     bits, workers = Int64(), Int64()
 

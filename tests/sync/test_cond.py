@@ -88,8 +88,7 @@ def test_broadcast(machines: int) -> None:
 def test_a_bounded_queue(machines: int, signal: str) -> None:
     """Producers and consumers with one Cond each way; nothing lost, nobody left waiting.
 
-    Seen to hang when wait() unlocks the mutex before it queues, and when a signal doesn't
-    skip those that were cancelled.
+    Seen to fail when a cancelled wait() doesn't lock the mutex again.
     """
 
     async def main() -> list[int]:

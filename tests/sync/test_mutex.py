@@ -97,8 +97,8 @@ def test_a_ctx_that_is_none() -> None:
 
 @pytest.mark.parametrize("fenced", [False, True], ids=["", "fenced"])
 def test_hammer(machines: int, fenced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen to fail (it hangs) without the second try in _wait, and without the look at the
-    queue after the release; without exclusion at all the counts are off."""
+    """Seen to fail (with a deadlock) without the look at the queue after the release, and when
+    a woken waiter stays the one that is on its way; without exclusion the counts are off."""
     if fenced:  # as on machines with a weaker memory order
         monkeypatch.setattr(module, "TOTAL_STORE_ORDER", False)
 
@@ -245,8 +245,7 @@ def test_starvation_mode_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fairness(machines: int) -> None:
     """A goroutine that takes it for long, over and over, can't keep another away.
 
-    With starvation mode left out the other one gets it only by luck: seen to take 10 times as
-    long, or for ever, on 2 machines.
+    With starvation mode left out it was seen to take for ever.
     """
 
     async def main() -> float:
@@ -388,8 +387,7 @@ def test_cancelled_after_it_was_woken() -> None:
 
 
 def test_cancelled_at_random(machines: int) -> None:
-    """Seen to fail when a cancelled waiter keeps what it was given, and when it stays the one
-    that is on its way (_give_up left out)."""
+    """Seen to fail when a woken waiter that loses, or wins, stays the one that is on its way."""
 
     async def main() -> tuple[Section, int, Mutex]:
         mutex, section, chaos = Mutex(), Section(), Chaos(7)

@@ -142,8 +142,8 @@ def test_a_waiting_writer_holds_new_readers_off(machines: int) -> None:
 
 @pytest.mark.parametrize(("readers", "writers"), [(1, 1), (3, 1), (10, 2), (10, 10)])
 def test_hammer(machines: int, readers: int, writers: int) -> None:
-    """Seen to hang when a reader that takes its entry back does not look for a writer, and
-    when runlock doesn't; and to fail when lock() doesn't wait for the readers inside."""
+    """Seen to fail (with a deadlock) when runlock does not look for a writer, and when lock()
+    doesn't wait for the readers inside."""
 
     async def main() -> tuple[Counts, RWMutex]:
         m, counts = RWMutex(), Counts()
@@ -253,7 +253,26 @@ def test_cancelled_readers_and_writers() -> None:
     goroutine.start(main)
 
 
+@pytest.mark.timeout(10)
+def test_a_writer_waits_for_a_reader_that_turns_back() -> None:
+    """One that saw the writer and is about to take its entry out of the list again."""
+
+    async def main() -> None:
+        m = RWMutex()
+        m._readers.append(None)
+        writer = goroutine.go(m.lock())
+        await until(lambda: m._draining)
+        assert not m._stay()
+        await writer
+        m.unlock()
+        assert_free(m)
+
+    goroutine.start(main)
+
+
 def test_cancelled_at_random(machines: int) -> None:
+    """Seen to fail when a cancelled writer keeps the other writers out."""
+
     async def main() -> tuple[Counts, list[int], RWMutex]:
         m, counts, chaos, done = RWMutex(), Counts(), Chaos(11), [0, 0]
         tally = threading.Lock()

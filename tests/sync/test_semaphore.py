@@ -178,8 +178,7 @@ def test_the_head_is_cancelled() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_hammer(machines: int, seed: int) -> None:
     """With contexts that are cancelled at random, it never gives more than it has, and all
-    of it is there at the end. Seen to fail without the grant in the place where a cancelled
-    waiter leaves (it hangs), and when a cancelled one keeps its units."""
+    of it is there at the end. Seen to fail when who is granted units does not take them."""
     size = 5
 
     async def main() -> tuple[int, int, Semaphore]:
