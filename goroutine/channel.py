@@ -16,8 +16,8 @@ import threading
 import types
 from _thread import get_ident
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .errors import ChanClosed
 from .runtime.dump import waits_for
@@ -152,7 +152,9 @@ class Chan[T]:
             raise ChanClosed("send on closed channel")
 
     @types.coroutine
-    def recv(self, *, ctx: Context | None = None) -> Generator[Commit, None, T]:
+    def recv(
+        self, *, ctx: Context | None = None, _end: type[Exception] | None = None
+    ) -> Generator[Commit, None, T]:
         """Receive a value; waits for one.
 
         `ChanClosed` once the channel is closed and drained; `Canceled` if ``ctx`` is or
@@ -206,7 +208,7 @@ class Chan[T]:
             value, ok = g.value, g.ok
             g.value = None
         if not ok:
-            raise ChanClosed("receive from closed channel")
+            raise ChanClosed("receive from closed channel") if _end is None else _end
         return value  # type: ignore[no-any-return]
 
     @types.coroutine
@@ -429,27 +431,12 @@ class Chan[T]:
             elif g.claim():
                 g.give(None, False)
 
-    def __aiter__(self) -> AsyncIterator[T]:
+    def __aiter__(self) -> Self:
         """``async for v in ch``: until it is closed and drained. Go: for v := range ch."""
-        return _Range(self)
-
-
-class _Range[T]:
-    """``async for v in ch``: until the channel is closed and drained. Go: for v := range ch."""
-
-    __slots__ = ("_chan",)
-
-    def __init__(self, channel: Chan[T]) -> None:
-        self._chan = channel
-
-    def __aiter__(self) -> _Range[T]:
         return self
 
-    async def __anext__(self) -> T:
-        value, ok = await self._chan.recv_ok()
-        if not ok:
-            raise StopAsyncIteration
-        return value  # type: ignore[return-value]
+    def __anext__(self) -> Awaitable[T]:
+        return self.recv(_end=StopAsyncIteration)
 
 
 def chan(capacity: int = 0) -> Chan[Any]:
