@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from .dump import waits_for
 from .goroutine import Commit, Goroutine
 from .shared import current
-from .thread import pools
+from .thread import look_again, pools
 from .wait import Waiter, cancelable, check
 
 __all__ = ["Pool", "blocking", "offload"]
@@ -132,9 +132,12 @@ class Pool:
             self.pending -= 1
             # Before g can make its next call, which this thread then takes, not a new one.
             self.free += 1
-            if not self.ended:
-                call.fire()
+            if not self.ended and call.claim():
+                call.wake()
+                call.g = None
+                return
         call.g = None
+        look_again()  # nobody is woken, and this may have been what all waited for
 
     def work(self) -> None:
         pools[get_ident()] = self
@@ -146,9 +149,11 @@ class Pool:
     def work_on(self) -> None:
         while True:
             with self.condition:
-                if len(self.threads) > self.most + self.away:
-                    return self.leave()
-                while not self.calls:
+                while True:
+                    if len(self.threads) > self.most + self.away:
+                        return self.leave()
+                    if self.calls:
+                        break
                     if self.ended:
                         return self.leave()
                     called = self.condition.wait(IDLE)
@@ -162,6 +167,8 @@ class Pool:
     def leave(self) -> None:
         self.free -= 1
         self.threads.discard(threading.current_thread())
+        if self.calls:
+            self.condition.notify()  # that was meant for one that stays
 
     def close(self) -> None:
         """End the threads. One inside a call that doesn't return is left behind (a daemon)."""

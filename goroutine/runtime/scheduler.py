@@ -67,6 +67,7 @@ class Runtime:
         self.collector = Collector()
         self.sysmon = sysmon.Sysmon(self)
         self.without_main = False  # main has ended by goexit
+        self.dead = False  # it ended by deadlock
 
     # -- the end of a run -------------------------------------------------------------
 
@@ -121,18 +122,24 @@ class Runtime:
         True if all machines are asleep, and nothing is left that could wake one: no work in
         a queue, no timer, nobody who waits for the kernel, no blocking call, no thread that
         holds (thread.py). These are looked at one after the other; that they hold at one
-        instant follows from what encloses the looks: every machine is seen asleep before,
-        and seen asleep in the same pass after them, so none has done anything in between.
-        ``asleep`` is set by a machine after its last look for work and unset when it comes
-        back from the kernel, before it hands anything over; it is asleep with empty hands.
-        A finished blocking call stops being pending in one with making its goroutine ready.
-        Only sysmon itself fires timers of a machine that is asleep.
+        instant follows from two things.
+
+        What encloses the looks: every machine is seen asleep before and after them, in the
+        same pass, and a pass sleeps once; so none has done anything in between. ``asleep``
+        is set by a machine after its last look for work and unset when it comes back from
+        the kernel, before it hands anything over; it is asleep with empty hands.
+
+        Their order, which is the way work takes from the threads that are no machines. A
+        call may leave somebody behind who holds, and stops being pending in one with making
+        its goroutine ready. Who holds leaves work in a queue, an inbox or a heap before
+        letting go. From there only a machine takes it, which is awake then. (Timers of a
+        machine that is asleep are fired by others that are awake, or by sysmon itself.)
         """
         machines = self.machines
+        ticks = [m.tick for m in machines]
         if not all(m.poller.asleep[0] for m in machines):
             return False
-        ticks = [m.tick for m in machines]
-        if flags["runq"] or holds.held or self.pool.busy():
+        if self.pool.busy() or holds.held or flags["runq"]:
             return False
         for m in machines:
             p = m.p
@@ -141,16 +148,19 @@ class Runtime:
         return all(m.poller.asleep[0] for m in machines) and ticks == [m.tick for m in machines]
 
     def deadlocked(self) -> None:
-        """All are asleep for ever: say so, and end the run."""
-        flags["stop"] = True  # who is woken from now on, by whatever, leaves without a step
-        left = [g for home in self.homes() for g in list(home)]
+        """All are asleep for ever: end the run."""
         text = "all goroutines are asleep - deadlock!"
-        if not left and self.without_main:
+        if self.without_main and not any(self.homes()):
             text = "no goroutines (main called goexit) - deadlock!"
-        report = f"fatal error: {text}\n\n{dump(left)}"
-        if self.end(None, Deadlock(text)):
-            panic.print_report(report)
-            panic.exit_with_2()
+        self.dead = self.end(None, Deadlock(text))
+
+    def report_deadlock(self) -> None:
+        """Say where they all wait. All machines have left their loops: before that a thread
+        that ought to hold, and doesn't, could wake somebody whose frames are being read."""
+        assert self.outcome is not None
+        left = [g for home in self.homes() for g in list(home)]
+        panic.print_report(f"fatal error: {self.outcome[1]}\n\n{dump(left)}".rstrip())
+        panic.exit_with_2()
 
     def homes(self) -> list[set[Goroutine[Any]]]:
         """The sets that keep the goroutines alive."""
@@ -225,6 +235,8 @@ class Runtime:
             gate.open(abandon=True)
             self.stop()
             self.await_machines()
+            if self.dead:
+                self.report_deadlock()
             self.pool.close()
             self.close_goroutines()
             self.farewell.set()

@@ -11,7 +11,7 @@ from typing import Any
 from .shared import machines, shared_dict
 from .wait import Waiter, WaitQueue
 
-__all__ = ["Holds", "ThreadWaiter", "deadline_of", "hold", "holds"]
+__all__ = ["Holds", "ThreadWaiter", "deadline_of", "hold", "holds", "look_again"]
 
 
 class Holds:
@@ -33,14 +33,20 @@ class Holds:
     def drop(self, key: object) -> None:
         self.held.pop(key, None)
         if not self.held:
-            from .scheduler import running  # scheduler needs this module
-
-            runtime = running()
-            if runtime is not None:
-                runtime.sysmon.call()
+            look_again()
 
 
 holds = Holds()
+
+
+def look_again() -> None:
+    """Something that may have kept the run from being deadlocked is over: sysmon must hear
+    of it, which may sleep on account of it. (When a machine is woken, that one tells.)"""
+    from .scheduler import running  # scheduler needs this module
+
+    runtime = running()
+    if runtime is not None:
+        runtime.sysmon.call()
 
 # Thread ident -> the pool whose thread it is (offload.py).
 pools: dict[int, Any] = shared_dict("goroutine pools by thread")

@@ -171,15 +171,8 @@ class RWMutex:
 
     @types.coroutine
     def _drain(self, ctx: Context | None) -> Generator[Commit]:
-        """The rest of lock(), with the other writers held off."""
-        self._guard.acquire()
-        self._writing = True
-        if not self._readers:
-            self._held = True
-            self._guard.release()
-            return
-        self._guard.release()
-        waiter = None
+        """The rest of lock() when readers are inside, with other writers and new readers held
+        off."""
         try:
             g = running_goroutine()
             check(g, ctx)
@@ -205,7 +198,15 @@ class RWMutex:
         `Canceled` if ``ctx`` is or meanwhile gets cancelled. Cancel safety: a cancelled lock
         holds nothing, and readers that waited behind it go on. Go: RWMutex.Lock.
         """
-        await self._writers.lock(ctx=ctx)
+        if ctx is not None:
+            check_ctx(ctx)
+        if not self._writers._acquire(False):
+            await self._writers._wait(ctx)
+        with self._guard:
+            self._writing = True
+            if not self._readers:
+                self._held = True
+                return
         await self._drain(ctx)
 
     def try_lock(self) -> bool:
@@ -252,8 +253,7 @@ class RWMutex:
             readers.append(waiter)
 
     async def __aenter__(self) -> None:
-        await self._writers.lock()
-        await self._drain(None)
+        await self.lock()
 
     async def __aexit__(
         self,

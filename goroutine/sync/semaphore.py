@@ -90,7 +90,8 @@ class Semaphore:
         ``ValueError`` for a negative k. Cancel safety: a cancelled acquire holds nothing.
         Go: Weighted.Acquire.
         """
-        k = _count(k)
+        if type(k) is not int or k < 0:
+            k = _count(k)
         if ctx is not None:
             check_ctx(ctx)
         with self._lock:
@@ -104,7 +105,8 @@ class Semaphore:
 
         Go: Weighted.TryAcquire.
         """
-        k = _count(k)
+        if type(k) is not int or k < 0:
+            k = _count(k)
         with self._lock:
             if k <= self._free and not self._queue:
                 self._free -= k
@@ -117,7 +119,8 @@ class Semaphore:
         ``RuntimeError("semaphore: released more than held")``, and nothing has changed then;
         ``ValueError`` for a negative k. Go: Weighted.Release.
         """
-        k = _count(k)
+        if type(k) is not int or k < 0:
+            k = _count(k)
         with self._lock:
             free = self._free + k
             if free > self._size:
@@ -143,7 +146,11 @@ class Semaphore:
         return granted
 
     async def __aenter__(self) -> None:
-        await self.acquire()
+        with self._lock:
+            if self._free and not self._queue:
+                self._free -= 1
+                return
+        await self._wait(1, None)
 
     async def __aexit__(
         self,
@@ -158,7 +165,7 @@ class Semaphore:
 
 
 def _count(k: Any) -> int:
-    if type(k) is not int and (isinstance(k, bool) or not isinstance(k, int)):
+    if not isinstance(k, int) or isinstance(k, bool):
         raise TypeError(f"a semaphore counts in ints, not {type(k).__name__}")
     if k < 0:
         raise ValueError(f"a semaphore counts from 0, not {k}")
