@@ -251,18 +251,21 @@ class Group:
         traceback: TracebackType | None,
     ) -> bool:
         ctx, outer, above = self.context, self._outer, self._above
-        closing = isinstance(failure, GeneratorExit)  # the run is over; members are closed, too
-        g: Any = None if closing else current().g
+        if isinstance(failure, GeneratorExit):  # the run is over; members are closed, too
+            self._leave()
+            return False
         # What the body says by way of being cancelled is no failure of its own.
         cut = self._is_cut(failure)
-        if failure is not None and not cut and not closing:
+        if failure is not None and not cut:
             ctx.cancel(failure)
-        if closing:
-            self._open = False
-        else:
-            g.scope = None  # nothing keeps us from waiting for the members
+        g: Any = current().g
+        g.scope = None  # nothing keeps us from waiting for the members
+        try:
             await park(self._wait)
-            g.scope = outer
+        except BaseException:  # but the end of the run
+            self._leave()
+            raise
+        g.scope = outer
         told = None
         if cut or self._cut:
             # Somebody was told of a cancellation: if it came from outside, it goes on there.
@@ -271,14 +274,9 @@ class Group:
                     told = scope.failure()
                     if scope is outer and not self._failures and (cut or failure is None):
                         g.scope = None  # it is told here, and goes out (else: at the next park)
-        scoped.pop(self, None)
-        ctx.cancel()
-        if above is not None:
-            above.cancel()
-        if outer is not None:
-            outer._children.pop(ctx, None)
+        self._leave()
         if failure is not None and not isinstance(failure, Exception):
-            return False  # goexit, SystemExit, the end of the run: whatever the members did
+            return False  # goexit, SystemExit: whatever the members did
         failures = [other for other in self._failures.values() if other is not failure]
         if failure is not None and not cut:
             failures.insert(0, failure)
@@ -298,6 +296,16 @@ class Group:
                 failures[0].__context__ = before  # not our being cancelled on its account
         finally:
             del failure, failures, told  # else a traceback keeps its own exception
+
+    def _leave(self) -> None:
+        """It is over: nothing above keeps it."""
+        self._open = False
+        scoped.pop(self, None)
+        self.context.cancel()
+        if self._above is not None:
+            self._above.cancel()
+        if self._outer is not None:
+            self._outer._children.pop(self.context, None)
 
     def _wait(self, g: Goroutine[Any]) -> None:
         """Commit of leaving: from here on the last member wakes g."""
