@@ -352,7 +352,7 @@ class Conn(PollDesc):
 
     @property
     def local_address(self) -> str:
-        """Our end, as "host:port" or "[host]:port". `ConnClosed` if it is. Go: LocalAddr."""
+        """Our end, as "host:port" or "[host]:port". `ConnClosed` once closed. Go: LocalAddr."""
         if not self._local:
             self._local = self._name(socket.socket.getsockname)
         return self._local
