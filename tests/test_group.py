@@ -4,6 +4,7 @@
 
 import contextvars
 import gc
+import os
 import threading
 import time as clock
 import traceback
@@ -11,6 +12,7 @@ import traceback
 import pytest
 
 import goroutine
+import goroutine.io
 from goroutine import (
     Canceled,
     DeadlineExceeded,
@@ -621,8 +623,12 @@ def test_finally_may_await(machines):
 
 @pytest.mark.parametrize("under", ["group", "child", "child of the group's parent", "parent"])
 @pytest.mark.parametrize("parked", [False, True])
-def test_told_once_also_under_a_context_of_the_groups_family(under, parked, machines):
-    # Told by the operation's ctx=, it is not told once more by the group.
+@pytest.mark.parametrize("op", ["recv", "readable"])
+def test_told_once_also_under_a_context_of_the_groups_family(op, under, parked, machines):
+    # Told by the operation's ctx=, it is not told once more by the group. (The two operations
+    # ask in different ways before they wait: each of the three calls of told() is needed.)
+    a, b = os.pipe()
+
     async def main():
         top = context.with_cancel(context.background())
         told = []
@@ -638,7 +644,10 @@ def test_told_once_also_under_a_context_of_the_groups_family(under, parked, mach
                 if not parked:
                     while group.context.ended is None:
                         pass
-                await chan().recv(ctx=ctx)
+                if op == "recv":
+                    await chan().recv(ctx=ctx)
+                else:
+                    await goroutine.io.readable(a, ctx=ctx)
             except Canceled:
                 told.append(1)
                 await goroutine.gosched()
@@ -657,7 +666,11 @@ def test_told_once_also_under_a_context_of_the_groups_family(under, parked, mach
                     threading.Timer(0.005, top.cancel).start()
         assert len(told) == 2 * len(members)
 
-    start(main, machines=machines)
+    try:
+        start(main, machines=machines)
+    finally:
+        os.close(a)
+        os.close(b)
 
 
 def test_a_timeout_of_its_own_does_not_hide_the_groups_cancellation(machines):
@@ -914,6 +927,27 @@ def test_told_of_an_inner_failure_is_still_told_of_the_outer_one():
     start(main, machines=1)
 
 
+def test_ended_by_itself_before_the_outer_one_it_ends_quietly():
+    async def main():
+        log = []
+
+        async def member(outer):
+            async with Group() as inner:
+                inner.context.cancel()
+                try:
+                    await forever()
+                finally:
+                    outer.context.cancel()
+            log.append("left")
+            await forever()
+
+        async with Group() as group:
+            group.go(member, group)
+        assert log == ["left"]
+
+    start(main, machines=1)
+
+
 def test_a_failure_in_the_place_of_a_cancellation_does_not_hide_it():
     async def main():
         log = []
@@ -928,6 +962,7 @@ def test_a_failure_in_the_place_of_a_cancellation_does_not_hide_it():
             try:
                 async with Group() as inner:
                     inner.go(late)
+                    inner.go(forever)
             except KeyError:
                 log.append("inner")
             await forever()
