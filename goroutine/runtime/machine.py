@@ -401,6 +401,8 @@ class Machine:
     def escaped(self, g: Goroutine[Any], failure: BaseException) -> None:
         """Something left the step of g as an exception."""
         frame = failure.__traceback__
+        if g.it is None and frame is not None and frame.tb_next is None:
+            return  # it had ended: some thread woke it that had claimed it in an earlier run
         if frame is not None and frame.tb_next is None and g.it is not None:
             # It did not come out of g's frames but from calling what g yielded: g awaited
             # an object of another library. Tell g, where it awaits.

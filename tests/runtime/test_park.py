@@ -7,9 +7,11 @@ import random
 import threading
 import time
 from collections import Counter, deque
+from typing import Any
 
 import pytest
 
+import goroutine
 from goroutine import ChanClosed, Goroutine, chan, go, gosched, sleep, start
 from goroutine.runtime.park import park, ready, ready_many
 from goroutine.runtime.shared import current, machine_or_none
@@ -447,3 +449,27 @@ def test_joiners_of_a_goroutine_that_never_ends_are_closed_with_it():
 
     run(main)
     assert closed == ["joiner"]
+
+
+def test_a_goroutine_of_an_earlier_run_is_not_run_again(machines: int) -> None:
+    """A thread that had claimed it wakes it when the run is over and another one has begun."""
+    parked: list[Goroutine[Any]] = []
+
+    async def waits() -> None:
+        parked.append(goroutine.current())
+        await chan().recv()
+
+    async def first() -> None:
+        go(waits)
+        while not parked:
+            await gosched()
+        await gosched()
+
+    async def second() -> str:
+        ready(parked[0])
+        for _ in range(100):
+            await gosched()
+        return "went on"
+
+    start(first, machines=machines)
+    assert start(second, machines=machines) == "went on"
