@@ -12,7 +12,22 @@ from itertools import islice
 
 import pytest
 
-from goroutine import Chan, ChanClosed, GoroutineError, chan, go, gosched, start
+from goroutine import (
+    Canceled,
+    Chan,
+    ChanClosed,
+    DeadlineExceeded,
+    GoroutineError,
+    chan,
+    context,
+    go,
+    gosched,
+    recv,
+    select,
+    send,
+    start,
+)
+from goroutine.group import Group
 from goroutine.runtime.park import park, ready
 
 pytestmark = pytest.mark.timeout(30)
@@ -20,11 +35,6 @@ pytestmark = pytest.mark.timeout(30)
 
 def run(main, *args, machines=1, io="epoll"):
     return start(main, *args, machines=machines, io=io)
-
-
-@pytest.fixture(params=[1, 2, 4])
-def machines(request):
-    return request.param
 
 
 async def until(condition, seconds=20.0):
@@ -537,6 +547,198 @@ def test_leaving_async_for_takes_no_more():
 def test_an_iterator_is_its_own_iterator():
     it = aiter(chan())
     assert aiter(it) is it
+
+
+# -- cancelled by a ctx --------------------------------------------------------------------
+
+
+def operation_of(ch, name, ctx):
+    return ch.send("lost", ctx=ctx) if name == "send" else getattr(ch, name)(ctx=ctx)
+
+
+async def canceled(operation):
+    with pytest.raises(Canceled) as caught:
+        await operation
+    return caught.value
+
+
+operations = pytest.mark.parametrize("name", ["send", "recv", "recv_ok"])
+
+
+@operations
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_a_cancelled_ctx_comes_before_everything(name, capacity):
+    """Also where nothing need be waited for; nothing is sent or taken."""
+
+    async def main():
+        ch = chan(capacity)
+        if name != "send" and capacity:
+            await ch.send("kept")
+        ctx = context.with_cancel(context.background())
+        why = ValueError("why")
+        ctx.cancel(why)
+        failure = await canceled(operation_of(ch, name, ctx))
+        assert failure.__cause__ is why
+        ch.close()
+        await canceled(operation_of(ch, name, ctx))
+        assert unlocked(ch)
+        return len(ch)
+
+    assert run(main) == (name != "send" and capacity)
+
+
+@operations
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_cancelled_while_it_waits(machines, name, capacity):
+    async def main():
+        ch = chan(capacity)
+        if name == "send" and capacity:
+            await ch.send("first")
+        ctx = context.with_cancel(context.background())
+        before = go(ch.send, "b") if name == "send" else go(ch.recv)
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 1)
+        g = go(canceled(operation_of(ch, name, ctx)))
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 2)
+        behind = go(ch.send, "c") if name == "send" else go(ch.recv)
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 3)
+        ctx.cancel()
+        assert str(await g) == "context canceled"
+        assert not ctx._hooks
+        assert len(ch._recvq) + len(ch._sendq) == 2
+        # Those before and behind are served as if it had never been there.
+        if name == "send":
+            got = [await ch.recv() for _ in range(capacity + 2)]
+            await before
+            await behind
+            return got[-2:]
+        for value in "bc":
+            await ch.send(value)
+        return [await before, await behind]
+
+    assert run(main, machines=machines) == ["b", "c"]
+
+
+@operations
+def test_a_deadline_is_a_timeout(machines, name):
+    async def main():
+        ch = chan()
+        began = time.monotonic()
+        ctx = context.with_timeout(context.background(), 0.02)
+        with pytest.raises(TimeoutError) as caught:
+            await operation_of(ch, name, ctx)
+        assert isinstance(caught.value, DeadlineExceeded)
+        assert time.monotonic() - began >= 0.02
+        assert (len(ch._recvq), len(ch._sendq), unlocked(ch)) == (0, 0, True)
+
+    run(main, machines=machines)
+
+
+@operations
+def test_one_that_was_served_is_not_cancelled_any_more(name):
+    async def main():
+        ch = chan()
+        ctx = context.with_cancel(context.background())
+        g = go(operation_of(ch, name, ctx))
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 1)
+        if name == "send":
+            assert await ch.recv() == "lost"
+        else:
+            await ch.send("v")
+        ctx.cancel()  # g has not run since
+        assert not g.done
+        return await g
+
+    assert run(main) == {"send": None, "recv": "v", "recv_ok": ("v", True)}[name]
+
+
+@operations
+def test_one_that_was_cancelled_is_not_served_any_more(name):
+    """It is out of the running before it has run again."""
+
+    async def main():
+        ch = chan()
+        ctx = context.with_cancel(context.background())
+        g = go(canceled(operation_of(ch, name, ctx)))
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 1)
+        ctx.cancel()
+        assert not g.done
+        if name == "send":
+            assert await select(recv(ch), default=True) == (-1, None, False)
+        else:
+            assert await select(send(ch, 1), default=True) == (-1, None, False)
+        await g
+
+    run(main)
+
+
+@operations
+def test_closed_while_it_waits_under_a_ctx(name):
+    async def main():
+        ch = chan()
+        ctx = context.with_cancel(context.background())
+        g = go(outcome(operation_of(ch, name, ctx)))
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 1)
+        ch.close()
+        result = await g
+        assert not ctx._hooks
+        return result
+
+    expected = {"send": SEND_ON_CLOSED, "recv": END, "recv_ok": (None, False)}
+    assert run(main) == expected[name]
+
+
+@operations
+def test_a_ctx_that_nobody_can_cancel(name):
+    async def main():
+        ch = chan()
+        ctx = context.with_value(context.background(), "key", 1)
+        g = go(operation_of(ch, name, ctx))
+        await until(lambda: len(ch._recvq) + len(ch._sendq) == 1)
+        if name == "send":
+            await ch.recv()
+        else:
+            await ch.send(1)
+        await g
+
+    run(main)
+
+
+@operations
+def test_something_else_is_no_ctx(name):
+    async def main():
+        ch = chan()
+        with pytest.raises(TypeError, match="ctx must be a Context, not int"):
+            await operation_of(ch, name, 1)
+        return unlocked(ch), len(ch._recvq), len(ch._sendq)
+
+    assert run(main) == (True, 0, 0)
+
+
+def test_ranging_as_a_member_that_is_cancelled(machines):
+    async def main():
+        ch = chan()
+        got, members = [], []
+
+        async def collect():
+            async for value in ch:
+                got.append(value)
+
+        async def fails():
+            async with Group() as group:
+                members.extend(group.go(collect) for _ in range(3))
+                await ch.send(1)
+                await until(lambda: len(ch._recvq) == 3)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fails()
+        for member in members:
+            with pytest.raises(Canceled):
+                member.result()
+        assert not ch._recvq
+        return got
+
+    assert run(main, machines=machines) == [1]
 
 
 # -- values kept alive -------------------------------------------------------------------

@@ -4,10 +4,13 @@ Each value is sent by one operation. Afterwards: what an operation has reported 
 arrived once, or is still in a buffer; what it has reported as cancelled, timed out, not
 chosen or refused has not arrived; nobody waits anywhere, and no context keeps a hook.
 
-Seen to fail, on 2 and 4 machines, when the claims of `_Entry` or of `Waiter` are not made by
-one atomic pop or not looked at, when `_lock_all` locks nothing or in no order, when `_leave`
-or `queue.leave` in `Chan._wait` is skipped, when `publish` in wait.py does not look at
-`hook.over` again, and when a thread gives up what somebody has claimed.
+Seen to fail when a claim of `_Entry` or `Waiter` is not looked at; on 2 and 4 machines also
+when a claim is two steps instead of one atomic pop, and when `_lock_all` locks nothing; when
+`_leave`, or `queue.leave` in `Chan._wait`, is skipped; when `cancelable` doesn't take its hook
+out, or `publish` does not look at `hook.over` after it has put it in; when a thread gives up
+what somebody has claimed; when a queue throws out the wrong ones. (Locks in no order: seen in
+test_select_go.py. A `watch` that doesn't look whether its context has ended: in
+test_select_model.py, where all of these are seen as well.)
 
 GOROUTINE_STRESS=N makes every test N times as long (the time limits grow with it).
 """
@@ -93,7 +96,7 @@ class Chaos:
     # -- who sends and receives
 
     async def actor(self, book):
-        rng = book.rng
+        rng, me = book.rng, goroutine.current()
         for _ in range(self.operations):
             if self.over:
                 break
@@ -101,14 +104,14 @@ class Chaos:
             scope = None
             if ctx is not None and rng.random() < 0.5:
                 # As if a member of a group: the goroutine itself can be cancelled.
-                goroutine.current().scope, scope, ctx = ctx, ctx, None
+                me.scope, scope, ctx = ctx, ctx, None
             operation = rng.choice([self.send, self.recv, self.recv_ok, self.select, self.select])
             if operation == self.select and ctx is not None:
-                goroutine.current().scope, scope, ctx = ctx, ctx, None
+                me.scope, scope, ctx = ctx, ctx, None
             try:
                 await operation(book, ctx)
             finally:
-                goroutine.current().scope = None
+                me.scope = None
                 if scope is not None and rng.random() < 0.5:
                     scope.cancel()
             if rng.random() < 0.2:
@@ -357,10 +360,10 @@ def test_many_come_and_go_at_a_shared_channel(machines, n):
         ended = []
 
         async def member(book):
-            rng = book.rng
+            rng, me = book.rng, goroutine.current()
             for _ in range(20 * LONGER):
                 ctx = context.with_timeout(context.background(), rng.random() * 0.004)
-                goroutine.current().scope = ctx
+                me.scope = ctx
                 value = book.value()
                 try:
                     index, got, _ = await select(
@@ -375,7 +378,7 @@ def test_many_come_and_go_at_a_shared_channel(machines, n):
                 except Canceled:
                     book.failed.append(value)
                 finally:
-                    goroutine.current().scope = None
+                    me.scope = None
             ended.append(book)
 
         gs = [go(member, book) for book in books]
