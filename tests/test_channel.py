@@ -22,6 +22,7 @@ from goroutine import (
     context,
     go,
     gosched,
+    hold,
     recv,
     select,
     send,
@@ -861,8 +862,9 @@ def test_a_foreign_thread_wakes_sleeping_receivers(io):
 
         thread = threading.Thread(target=foreign)
         gs = [go(ch.recv_ok) for _ in range(3)]
-        thread.start()
-        results = [await g for g in gs]
+        with hold():
+            thread.start()
+            results = [await g for g in gs]
         thread.join()
         return sorted(results, key=str)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import goroutine
-from goroutine import chan, go, gosched, num_goroutine, sleep, start
+from goroutine import chan, go, gosched, hold, num_goroutine, sleep, start
 from goroutine.runtime import machine, processor, scheduler
 from goroutine.runtime.shared import flags, idle
 
@@ -157,12 +157,13 @@ def sleepy(machines: int, io: str, seconds: float, seed: int) -> int:
                 go(child, out)
 
         t = threading.Thread(target=thread)
-        t.start()
         try:
-            while time.monotonic() < until:
-                wanted.release()
-                await out.recv()
-                rounds += 1
+            with hold():
+                t.start()
+                while time.monotonic() < until:
+                    wanted.release()
+                    await out.recv()
+                    rounds += 1
         finally:
             stop = True
             wanted.release()

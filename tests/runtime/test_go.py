@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 import goroutine
-from goroutine import chan, go, gosched, net, num_goroutine, sleep, start
+from goroutine import chan, go, gosched, hold, net, num_goroutine, sleep, start
 from goroutine.runtime import scheduler
 from goroutine.runtime.spawn import _returns_none
 
@@ -512,9 +512,10 @@ class TestForeignThreads:
 
         async def main() -> list[int]:
             threads = [threading.Thread(target=thread, args=(n * each,)) for n in range(count)]
-            for t in threads:
-                t.start()
-            got = [await out.recv() for _ in range(each * count)]
+            with hold():
+                for t in threads:
+                    t.start()
+                got = [await out.recv() for _ in range(each * count)]
             for t in threads:
                 t.join()
             return got
@@ -767,8 +768,9 @@ class TestContext:
 
         async def main() -> list[object]:
             t = threading.Thread(target=thread)
-            t.start()
-            got = [await out.recv() for _ in range(2)]
+            with hold():
+                t.start()
+                got = [await out.recv() for _ in range(2)]
             t.join()
             return got
 

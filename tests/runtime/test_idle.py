@@ -9,7 +9,7 @@ from typing import Any
 import children
 import pytest
 
-from goroutine import chan, go, gosched, sleep, start
+from goroutine import chan, go, gosched, hold, sleep, start
 from goroutine.io.ioring import Ring
 from goroutine.runtime.shared import idle
 
@@ -99,10 +99,11 @@ class TestWake:
 
         async def main() -> None:
             t = threading.Thread(target=thread)
-            t.start()
-            for _ in range(20):
-                await out.recv()
-                answered.release()
+            with hold():  # else it would be a deadlock while it waits for all to be asleep
+                t.start()
+                for _ in range(20):
+                    await out.recv()
+                    answered.release()
             t.join()
 
         out = chan()
@@ -127,9 +128,10 @@ class TestWake:
         async def main() -> None:
             gs = [go(waits) for _ in range(count)]
             t = threading.Thread(target=thread)
-            t.start()
-            for g in gs:
-                await g
+            with hold():
+                t.start()
+                for g in gs:
+                    await g
             t.join()
 
         ch = chan()

@@ -15,7 +15,7 @@ from goroutine.runtime.shared import flags, idle, machines, spinning
 
 pytestmark = pytest.mark.timeout(60)
 
-RUNS = 100
+RUNS = 40
 
 PLENTY = bytes(8_000_000)  # more than the kernel takes for a peer that doesn't read
 
@@ -104,7 +104,7 @@ async def _reads(conn: net.Conn) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_hundred_runs(
+def test_run_after_run(
     main: Callable[[], Coroutine[Any, Any, None]], error: type[Exception] | None, io: str
 ) -> None:
     def run(times: int) -> None:

@@ -79,8 +79,6 @@ def test_what_is_printed(machines: int, capfd: pytest.CaptureFixture[str]) -> No
         (ValueError(), "panic: ValueError"),
         (ValueError("two\nlines"), "panic: ValueError: two"),
         (OSError(2, "No such file"), "panic: FileNotFoundError: [Errno 2] No such file"),
-        (SystemExit(3), "panic: SystemExit: 3"),
-        (KeyboardInterrupt(), "panic: KeyboardInterrupt"),
         (GeneratorExit(), "panic: GeneratorExit"),
         (BaseExceptionGroup("two", [ValueError("one"), KeyboardInterrupt()]), "panic: BaseExc"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import goroutine
-from goroutine import ChanClosed, Goroutine, chan, go, gosched, sleep, start
+from goroutine import ChanClosed, Goroutine, chan, go, gosched, hold, sleep, start
 from goroutine.runtime.park import park, ready, ready_many
 from goroutine.runtime.shared import current, machine_or_none
 
@@ -150,10 +150,11 @@ def test_ready_from_a_foreign_thread(io, machines):
 
         n, woken, parked = 60, 0, deque()
         thread = threading.Thread(target=foreign)
-        thread.start()
-        for _ in range(n):
-            await park(parked.append)
-            woken += 1
+        with hold():
+            thread.start()
+            for _ in range(n):
+                await park(parked.append)
+                woken += 1
         thread.join()
         return woken
 
