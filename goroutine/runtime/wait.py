@@ -240,11 +240,19 @@ def cancelable(hook: Hook, commit: Commit, g: Goroutine[Any], ctx: Any = None) -
     was a scope. Call `check` before anything is published; after an exception, remove what
     has been.
     """
-    scope = scope_of(ctx)
     own = g.scope
+    scope = None if ctx is None else scope_of(ctx)
     if scope is own:
         scope = None
+    if own is None and scope is None:
+        yield commit  # nobody can: the usual case, with nothing to set up
+    else:
+        yield from _watched(hook, commit, g, own, scope)
 
+
+def _watched(
+    hook: Hook, commit: Commit, g: Goroutine[Any], own: Scope | None, scope: Scope | None
+) -> Generator[Commit]:
     def publish(g: Goroutine[Any]) -> None:
         commit(g)
         # g is not ours any more, and may be gone: from here on only the hook is touched.
