@@ -138,7 +138,7 @@ scripts = st.lists(st.tuples(names, st.booleans()), max_size=25)
 
 
 @pytest.mark.parametrize("machines", [1, 2])
-@settings(max_examples=100 * LONGER, deadline=None)
+@settings(max_examples=60 * LONGER, deadline=None)
 @given(capacity=st.integers(0, 4), script=scripts)
 def test_a_sequence_of_operations_gives_what_the_model_says(machines, capacity, script):
     start(follow, capacity, script, machines=machines, io="epoll")

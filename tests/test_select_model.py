@@ -135,9 +135,9 @@ def test_preempted_selects(capacities):
     selects = [select(R0, R1), select(S1, S0), select(R0, S1), select(S0, S0)]
     others = [[S0], [R0], [("close", 0)], [select(R0, default=True)], [select(S1, R1)]]
     runs = 0
-    for op, (first, second) in product(selects, combinations_with_replacement(others, 2)):
+    for op, (first, second) in a_third(product(selects, combinations_with_replacement(others, 2))):
         runs += compare(capacities, plain([op], first, second), kind=Preempted)
-    assert runs > 3_000
+    assert runs > 800
 
 
 def test_selects_preempted_twice():
@@ -184,7 +184,7 @@ bodies = st.tuples(
 )
 
 
-@settings(max_examples=100 * LONGER, deadline=None)
+@settings(max_examples=60 * LONGER, deadline=None)
 @given(
     st.lists(st.integers(0, 2), min_size=3, max_size=3),
     st.lists(bodies, min_size=3, max_size=4),

@@ -99,10 +99,16 @@ class Mutex:
         queue = self._queue
         began = monotonic()
         woken = False  # this goroutine has been, and lost
+        waiter = Waiter(g)
         while True:
-            waiter = Waiter(g)
             self._guard.acquire()
             if woken:
+                # Out of the queue, and claimed: as good as new. (Not where a scope may know it.)
+                if g.scope is None and ctx is None:
+                    waiter.index = 0
+                    waiter.token.append(True)
+                else:
+                    waiter = Waiter(g)
                 self._woken = False
                 queue.appendleft(waiter)
             else:
