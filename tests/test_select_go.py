@@ -339,18 +339,10 @@ def test_many_selects_over_the_same_channels_in_any_order(machines):
             return [await ch.recv() for _ in range(n)]
 
         async def selecting_sender(order):
-            left = {i: iter(range(n, 2 * n)) for i in order}
-            while left:
-                cases = [i for i in order if i in left]
-                values = {i: next(left[i]) for i in cases}
-                cases = [i for i in cases if values[i] is not None]
-                chosen = await select(*[send(channels[i], (i, values[i])) for i in cases])
-                for at, i in enumerate(cases):
-                    if at == chosen.index:
-                        if values[i] == 2 * n - 1:
-                            del left[i]
-                    else:
-                        left[i] = again(values[i], left[i])
+            following = dict.fromkeys(order, n)
+            while cases := [i for i in order if following[i] < 2 * n]:
+                chosen = await select(*[send(channels[i], (i, following[i])) for i in cases])
+                following[cases[chosen.index]] += 1
 
         async def selecting_receiver(order):
             got = {i: [] for i in order}
@@ -377,10 +369,6 @@ def test_many_selects_over_the_same_channels_in_any_order(machines):
             await g
         assert not any(ch._recvq or ch._sendq or len(ch) for ch in channels)
         return sorted(got)
-
-    def again(value, rest):
-        yield value
-        yield from rest
 
     assert run(main, machines=machines) == [(i, k) for i in range(4) for k in range(2 * n)]
 
