@@ -136,8 +136,9 @@ class Pool:
                 call.wake()
                 call.g = None
                 return
-        call.g = None
-        look_again()  # nobody is woken, and this may have been what all waited for
+        # Its g is, or soon will be, woken by whoever cancelled it; but for that nobody is, and
+        # this may have been what all waited for.
+        look_again()
 
     def work(self) -> None:
         pools[get_ident()] = self

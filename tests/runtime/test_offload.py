@@ -9,10 +9,21 @@ import types
 
 import pytest
 
-from goroutine import GoroutinePanic, chan, go, gosched, sleep, start
+from goroutine import (
+    Canceled,
+    GoroutinePanic,
+    Group,
+    chan,
+    context,
+    go,
+    gosched,
+    sleep,
+    start,
+)
 from goroutine.runtime import offload
 from goroutine.runtime.offload import blocking
 from goroutine.runtime.scheduler import running
+from goroutine.runtime.shared import machine_or_none
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -459,3 +470,216 @@ def test_a_result_that_nobody_can_take_any_more_is_dropped():
 
     run(main)
     assert leaving.is_set()
+
+
+# -- cancelled ---------------------------------------------------------------------------------
+
+
+def cancelable(fn, *args):
+    """A goroutine that calls, and what cancels it."""
+    ctx = context.with_cancel(context.background())
+
+    async def calls():
+        async with Group(ctx):
+            return await blocking(fn, *args)
+
+    async def caught():
+        try:
+            return await calls()
+        except Canceled as failure:
+            return failure
+
+    return go(caught), ctx
+
+
+@both
+@everywhere
+def test_who_is_cancelled_goes_on_at_once(io, machines):
+    """While the call runs on, and its thread is busy with it; the result is dropped."""
+    let_go, ended = threading.Event(), []
+
+    def call():
+        let_go.wait(20)
+        ended.append(1)
+        return "dropped"
+
+    async def main():
+        g, ctx = cancelable(call)
+        await until(lambda: running().pool.threads and not running().pool.calls)
+        ctx.cancel(ValueError("enough"))
+        failure = await g
+        assert isinstance(failure, Canceled)
+        assert isinstance(failure.__cause__, ValueError)
+        assert not ended
+        assert running().pool.pending == 1
+        let_go.set()
+        await until(lambda: running().pool.pending == 0)
+        return await blocking(int, "5")
+
+    assert run(main, io=io, machines=machines) == 5
+    assert ended == [1]
+
+
+@everywhere
+def test_a_cancelled_call_that_has_not_begun_is_not_made(machines):
+    """Seen to fail when _Call.run doesn't look at the token."""
+    let_go, called = threading.Event(), []
+
+    async def main():
+        first = go(blocking, let_go.wait, 20)
+        await until(lambda: running().pool.threads and not running().pool.calls)
+        cases = [cancelable(called.append, i) for i in range(5)]
+        await until(lambda: len(running().pool.calls) == 5)
+        for i in (0, 2, 4):
+            cases[i][1].cancel()
+            assert isinstance(await cases[i][0], Canceled)
+        let_go.set()
+        await first
+        for i in (1, 3):
+            assert await cases[i][0] is None
+        await until(lambda: running().pool.pending == 0)
+
+    run(main, machines=machines, limit=1)
+    assert sorted(called) == [1, 3]
+
+
+def test_a_call_under_a_cancelled_context_is_not_made():
+    called = []
+
+    async def main():
+        ctx = context.with_cancel(context.background())
+        ctx.cancel()
+        with pytest.raises(Canceled):
+            async with Group(ctx):
+                await blocking(called.append, 1)
+        assert running().pool.threads == set()
+
+    run(main)
+    assert called == []
+
+
+def test_ended_between_the_claim_and_the_wake(monkeypatch):
+    """Cancelled, then taken by a pool thread, and only then woken: the goroutine is not lost.
+
+    Seen to fail when Pool.finished forgets the goroutine of a call it hasn't claimed."""
+    let_go = threading.Event()
+    wake = offload._Call.wake
+
+    def late(call):
+        if machine_or_none() is not None:  # the canceller, which has claimed it
+            let_go.set()
+            deadline = time.monotonic() + 20
+            while running().pool.pending:
+                assert time.monotonic() < deadline
+        wake(call)
+
+    async def main():
+        first = go(blocking, let_go.wait, 20)
+        await until(lambda: running().pool.threads and not running().pool.calls)
+        g, ctx = cancelable(int, "1")
+        await until(lambda: running().pool.calls)
+        monkeypatch.setattr(offload._Call, "wake", late)
+        ctx.cancel()
+        assert isinstance(await g, Canceled)
+        await first
+
+    run(main, limit=1)
+
+
+def test_a_thousand_calls_that_end_as_they_are_cancelled():
+    """Each caller gets its result or is cancelled, and goes on once."""
+
+    async def main():
+        results = [0, 0]
+        for i in range(1000):
+            g, ctx = cancelable(time.sleep, 0.00005 * (i % 3))
+            for _ in range(i % 7):
+                await gosched()
+            if i % 2:
+                await sleep(0.00003 * (i % 5))
+            ctx.cancel()
+            results[isinstance(await g, Canceled)] += 1
+        await until(lambda: running().pool.pending == 0)
+        return results
+
+    for machines in (1, 4):
+        ended, cancelled = run(main, machines=machines)
+        assert ended + cancelled == 1000
+        assert cancelled
+
+
+# -- calls that wait for goroutines that call --------------------------------------------------
+
+
+@both
+@everywhere
+@pytest.mark.parametrize("limit", [1, 2])
+def test_nested_calls(io, machines, limit):
+    """A call that waits for a goroutine doesn't count against the limit, so that one may call.
+
+    Seen to hang when leave_for doesn't let another thread begin."""
+
+    async def answers(ch, depth):
+        await ch.send(await blocking(call, depth))
+
+    def call(depth):
+        if not depth:
+            return 0
+        ch = chan()
+        go(answers, ch, depth - 1)
+        return 1 + ch.recv_blocking(timeout=20)
+
+    async def main():
+        return [await g for g in [go(blocking, call, 5) for _ in range(4)]]
+
+    assert run(main, io=io, machines=machines, limit=limit) == [5, 5, 5, 5]
+
+
+def test_sending_waits_for_a_goroutine_too():
+    async def takes(ch):
+        return await blocking(int, "4"), await ch.recv()
+
+    def call():
+        ch = chan()
+        g = go(takes, ch)
+        ch.send_blocking(3, timeout=20)
+        return g
+
+    async def main():
+        return await (await blocking(call))
+
+    assert run(main, limit=1) == (4, 3)
+
+
+def test_back_from_waiting_the_limit_counts_again():
+    """The thread that stood in for the one that waited takes no more calls then.
+
+    Seen to fail when an idle thread doesn't look whether it is one too many."""
+    gauge = Gauge()
+    ch = chan()
+
+    def waits():
+        ch.recv_blocking(timeout=20)
+        with gauge:
+            back.set()
+            time.sleep(0.1)
+
+    def other():
+        with gauge:
+            time.sleep(0.001)
+
+    async def main():
+        first = go(blocking, waits)
+        await until(lambda: ch._recvq)
+        await blocking(other)  # on a second thread
+        assert len(running().pool.threads) == 2
+        await ch.send(1)
+        await until(back.is_set)
+        for g in [go(blocking, other) for _ in range(5)]:
+            await g
+        await first
+        assert running().pool.pending == 0
+
+    back = threading.Event()
+    run(main, machines=2, limit=1)
+    assert (gauge.most, gauge.total) == (1, 7)
