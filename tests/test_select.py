@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from functools import partial
+from itertools import product
 
 import pytest
 
@@ -24,6 +26,7 @@ from goroutine import (
     start,
 )
 from goroutine.runtime.wait import SHORT
+from goroutine.select import _lock_all
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -463,6 +466,32 @@ def test_many_cases(machines):
         assert await select(*[recv(ch) for ch in channels], default=True) == NOTHING
 
     run(main, machines=machines)
+
+
+def test_locks_are_taken_in_one_order_each_once():
+    """Whatever the order of the cases: else two selects could wait for each other for ever."""
+    taken = []
+    channels = [chan() for _ in range(4)]
+    for ch in channels:
+        ch._acquire = partial(taken.append, ch)
+        ch._release = partial(taken.remove, ch)
+
+    async def main():
+        orders = {}
+        for n in range(1, 6):
+            for some in product(channels, repeat=n):
+                await select(*[recv(ch) for ch in some], default=True)
+                assert not taken  # all were released
+                releases = _lock_all([(0, ch, False, None) for ch in some])
+                orders.setdefault(frozenset(some), set()).add(tuple(taken))
+                for release in releases:
+                    release()
+                assert not taken
+        (everything,) = orders[frozenset(channels)]
+        for some, (order,) in orders.items():
+            assert order == tuple(ch for ch in everything if ch in some)
+
+    run(main)
 
 
 # -- the choice --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ when a claim is two steps instead of one atomic pop, and when `_lock_all` locks 
 `_leave`, or `queue.leave` in `Chan._wait`, is skipped; when `cancelable` doesn't take its hook
 out, or `publish` does not look at `hook.over` after it has put it in; when a thread gives up
 what somebody has claimed; when a queue throws out the wrong ones. (Locks in no order: seen in
-test_select_go.py. A `watch` that doesn't look whether its context has ended: in
+test_select.py. A `watch` that doesn't look whether its context has ended: in
 test_select_model.py, where all of these are seen as well.)
 
 GOROUTINE_STRESS=N makes every test N times as long (the time limits grow with it).
