@@ -430,4 +430,3 @@ def test_slow(
     every = len(Situations(0).all())
     run_situations(count, "auto", SEED, every)
     run_situations(count, "epoll", SEED, every)
-    assert looks[0]

@@ -569,8 +569,9 @@ def test_ended_between_the_claim_and_the_wake(monkeypatch):
         if machine_or_none() is not None:  # the canceller, which has claimed it
             let_go.set()
             deadline = time.monotonic() + 20
-            while running().pool.pending:
+            while not running().pool.condition._waiters:  # its thread has nothing to do
                 assert time.monotonic() < deadline
+                time.sleep(0)
         wake(call)
 
     async def main():
@@ -673,6 +674,7 @@ def test_back_from_waiting_the_limit_counts_again():
         await until(lambda: ch._recvq)
         await blocking(other)  # on a second thread
         assert len(running().pool.threads) == 2
+        await until(lambda: running().pool.condition._waiters)  # it has nothing to do
         await ch.send(1)
         await until(back.is_set)
         for g in [go(blocking, other) for _ in range(5)]:
