@@ -498,8 +498,8 @@ def test_a_thousand_wait_under_one_context(machines):
 def test_no_value_is_lost_or_doubled(way, capacity, machines):
     """Senders and receivers are cancelled all the time: what was sent is received, once.
 
-    Fails in some runs when a Waiter doesn't claim in cancel(), or when a channel hands a value
-    to one that it could not claim.
+    Fails at once when Waiter.cancel() doesn't claim. (That the claim is one atomic step is
+    more than it can see: for that the steps are interleaved one by one, in stepped.py.)
     """
     senders, each = 3, 150
 

@@ -280,7 +280,8 @@ def test_no_byte_is_lost_or_moved(op, run):
     """A thread sends and cancels, in one order or the other, with next to no time between.
 
     Fails within some hundred rounds when park_under() doesn't keep the data it was woken
-    with, or doesn't set ``news`` for it; or when read_exactly() drops what it had.
+    with, or when read_exactly() drops what it had. (``news`` is set by park_under() and by
+    Reading.cancel(): without both a test below hangs.)
     """
     rounds = 700
 
