@@ -499,7 +499,7 @@ def test_no_value_is_lost_or_doubled(way, capacity, machines):
     """Senders and receivers are cancelled all the time: what was sent is received, once.
 
     Fails at once when Waiter.cancel() doesn't claim. (That the claim is one atomic step is
-    more than it can see: for that the steps are interleaved one by one, in stepped.py.)
+    more than it was seen to notice.)
     """
     senders, each = 3, 150
 
