@@ -64,6 +64,9 @@ class Runtime:
         self.end_lock = threading.Lock()
         self.outcome: tuple[Any, BaseException | None] | None = None
         self.pool = Pool(blocking_threads)
+        # Called in the end, on the starting thread, by then the only one that may touch a frame:
+        # for what has a thread of its own that wakes goroutines (aio.py). The pool still works.
+        self.at_end: list[Callable[[], object]] = []
         self.collector = Collector()
         self.sysmon = sysmon.Sysmon(self)
         self.without_main = False  # main has ended by goexit
@@ -237,6 +240,8 @@ class Runtime:
             self.await_machines()
             if self.dead:
                 self.report_deadlock()
+            while self.at_end:
+                self.at_end.pop()()
             self.pool.close()
             self.close_goroutines()
             self.farewell.set()
