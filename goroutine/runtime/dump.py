@@ -24,7 +24,7 @@ __all__ = ["dump", "stack", "waits_for"]
 # Code object -> what a goroutine that waits in it waits for. Go: waitReason.
 _reasons: dict[Any, str] = {}
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def waits_for(reason: str, *functions: Callable[..., Any]) -> None:

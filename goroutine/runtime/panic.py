@@ -14,6 +14,7 @@ from .goroutine import Goroutine
 __all__ = ["clean", "exit_with_2", "print_report", "report", "title"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.join(os.path.dirname(_HERE), "")
 
 
 def clean(failure: BaseException) -> TracebackType | None:
@@ -38,11 +39,23 @@ def report(g: Goroutine[Any], failure: BaseException) -> str:
     """The text a panic prints on stderr."""
     lines = [f"panic: {title(failure)}", ""]
     lines.append(f"goroutine {g.id} [running]:")
-    tb = clean(failure)
-    lines.append("".join(traceback.format_exception(type(failure), failure, tb)).rstrip())
+    told = traceback.TracebackException.from_exception(failure)
+    _hide(told)
+    lines.append("".join(told.format()).rstrip())
     if g.creator:
         lines.append(g.creator)
     return "\n".join(lines)
+
+
+def _hide(told: traceback.TracebackException) -> None:
+    """Take our own frames out, wherever a failure came through them: a call of `blocking`, a
+    Group. (All of them are kept of one that never left them.)"""
+    frames = [frame for frame in told.stack if not frame.filename.startswith(_PACKAGE)]
+    if frames:
+        told.stack[:] = frames
+    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
+        if other is not None:
+            _hide(other)
 
 
 def print_report(text: str) -> None:

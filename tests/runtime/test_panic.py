@@ -214,6 +214,120 @@ def test_after_a_panic_all_works(machines: int) -> None:
         assert start(main, machines=machines) == 3
 
 
+WAYS = """
+    from goroutine import context
+
+    def deep():
+        raise ValueError("what failed")
+
+    async def plain():
+        deep()
+
+    async def called():
+        await blocking(deep)
+
+    async def nested_call():
+        def call():
+            ch = chan()
+            async def inner():
+                try:
+                    await blocking(deep)
+                except ValueError as failure:
+                    await ch.send(failure)
+            go(inner)
+            raise ch.recv_blocking()
+        await blocking(call)
+
+    async def member():
+        async with Group() as group:
+            group.go(plain)
+            await sleep(1000)
+
+    async def two_members():
+        async with Group() as group:
+            group.go(plain)
+            group.go(called)
+
+    async def body():
+        async with Group() as group:
+            group.go(sleep, 1000)
+            deep()
+
+    async def caused():
+        try:
+            await called()
+        except ValueError as failure:
+            raise LookupError("effect") from failure
+
+    async def closed():
+        ch = chan()
+        ch.close()
+        await ch.send(1)
+
+    async def closes():
+        context.after_func(context.with_timeout(context.background(), 0.001), deep)
+        await sleep(1000)
+
+    async def main():
+        way = globals()[sys.argv[1]]
+        go(way)
+        await sleep(1000)
+
+    start(main, machines=2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "functions"),
+    [
+        ("deep", ["deep"]),  # a plain function
+        ("plain", ["plain", "deep"]),
+        ("called", ["called", "deep"]),
+        ("member", ["member", "plain", "deep"]),
+        ("body", ["body", "deep"]),
+        ("closed", ["closed"]),
+        ("caused", ["called", "deep", "caused"]),
+    ],
+)
+def test_ways_to_fail(way: str, functions: list[str]) -> None:
+    """However it came: the program's own frames are told, none of ours, and status 2."""
+    status, out, err = children.run(WAYS, way)
+    assert (status, out) == (2, ""), err
+    lines = err.splitlines()
+    assert lines[0].startswith("panic: ")
+    assert lines[1] == ""
+    assert re.fullmatch(r"goroutine \d+ \[running\]:", lines[2])
+    files = [line for line in lines if line.startswith("  File ")]
+    assert all("/goroutine/" not in line for line in files), err
+    told = [line.rpartition(" in ")[2] for line in files]
+    told = [name for name in told if not name.startswith("<")]
+    # (The last ones of a chain: how it came to its cause is told, too.)
+    assert told[-len(functions) :] == functions or told == functions, err
+    assert lines[-1] == "created by __main__.main in goroutine 1"
+
+
+@pytest.mark.parametrize("way", ["nested_call", "two_members", "closes"])
+def test_more_ways_to_fail(way: str) -> None:
+    status, out, err = children.run(WAYS, way)
+    assert (status, out) == (2, ""), err
+    assert err.startswith("panic: ")
+    assert 'raise ValueError("what failed")' in err
+    assert "/goroutine/" not in err
+    if way == "two_members":
+        assert err.startswith("panic: ExceptionGroup: 2 failures in a Group")
+        assert err.count("ValueError: what failed") == 2
+
+
+def test_a_folder_that_begins_like_ours_is_not_ours(tmp_path: Path) -> None:
+    import goroutine
+    from goroutine.runtime import dump, panic
+
+    folder = str(Path(goroutine.__file__).parent)
+    for hidden in (dump._PACKAGE, panic._PACKAGE):
+        assert f"{folder}/channel.py".startswith(hidden)
+        assert not f"{folder}_app/main.py".startswith(hidden)
+
+
 class TestExitStatus:
     PANICS = """
         import atexit
