@@ -48,6 +48,7 @@ def look_again() -> None:
     if runtime is not None:
         runtime.sysmon.call()
 
+
 # Thread ident -> the pool whose thread it is (offload.py).
 pools: dict[int, Any] = shared_dict("goroutine pools by thread")
 
