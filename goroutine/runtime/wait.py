@@ -213,7 +213,10 @@ def check_ctx(ctx: Any) -> None:
             m = machine_or_none()
             if m is not None and m.g is not None:
                 told(m.g, scope)
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # else it, its traceback and this frame keep each other alive
 
 
 def check(g: Goroutine[Any], ctx: Any = None) -> None:
@@ -225,12 +228,18 @@ def check(g: Goroutine[Any], ctx: Any = None) -> None:
             failure = scope.failure()
             if failure is not None:
                 told(g, scope)
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure
     if own is not None:
         failure = own.failure()
         if failure is not None:
             g.scope = None
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure
 
 
 def cancelable(hook: Hook, commit: Commit, g: Goroutine[Any], ctx: Any = None) -> Generator[Commit]:
@@ -278,4 +287,7 @@ def _watched(
         failure = hook.canceled.failure()
         assert failure is not None
         told(g, hook.canceled)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure
