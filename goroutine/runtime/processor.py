@@ -60,6 +60,7 @@ class Processor:
         "ring",
         "rotate",
         "runnext",
+        "spill",
         "sweep",
         "timers",
         "watch_ring",
@@ -79,7 +80,7 @@ class Processor:
         # Ids without a shared counter: each machine has its residue class, and the threads
         # that are no machine share one more (scheduler.py). Main is 1.
         self.ids = count(2 + number, machines + 1)
-        self.ready, self.rotate, self.sweep = _owner(self, globalq, wakep)
+        self.ready, self.rotate, self.sweep, self.spill = _owner(self, globalq, wakep)
 
     def length(self) -> int:
         """How many goroutines wait here, runnext left out (as in Go's schedtrace)."""
@@ -92,7 +93,9 @@ class Processor:
 
 def _owner(
     p: Processor, globalq: GlobalQueue, wakep: Callable[[], None]
-) -> tuple[Callable[[Goroutine[Any]], None], Callable[[], bool], Callable[[], None]]:
+) -> tuple[
+    Callable[[Goroutine[Any]], None], Callable[[], bool], Callable[[], None], Callable[[], None]
+]:
     """The operations of the owner, with all they touch in their own cells."""
     batch, runnext = p.batch, p.runnext
     append, popleft, extend, pop = batch.append, batch.popleft, batch.extend, batch.pop
@@ -152,7 +155,7 @@ def _owner(
                 extend(claim(BATCH))
         return bool(batch)
 
-    return ready, rotate, ring.sweep
+    return ready, rotate, ring.sweep, spill
 
 
 def _thief(victim: Processor) -> Stealer:

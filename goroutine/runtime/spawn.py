@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from .context import InContext
 from .goroutine import Goroutine, close_steps
 from .idle import wakep
+from .processor import BATCH
 from .shared import idle, shared_dict
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:
     """The part of go() that belongs to machine m, with all it touches in its own cells."""
     p = m.p
     owner = p.goroutines
-    ready, own, next_id = p.ready, owner.add, p.ids.__next__
+    own, next_id = owner.add, p.ids.__next__
+    batch, runnext, spill = p.batch, p.runnext, p.spill
+    take_next, append = runnext.pop, batch.append
+    most = 2 * BATCH
 
     def spawn(g: Goroutine[Any], fn: Any) -> None:
         """Name, register and queue a goroutine that has its steps."""
@@ -168,7 +172,13 @@ def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:
             g.it = InContext(g, g.it)
         g._owner = owner
         own(g)
-        ready(g)
+        # p.ready(g), in place: a call less for each goroutine.
+        kicked = take_next(0, None)
+        runnext[0] = g
+        if kicked is not None:
+            append(kicked)
+            if len(batch) > most:
+                spill()
         # Published, then the look at idle: Go's wakep in newproc.
         if idle:
             wakep()
