@@ -22,8 +22,8 @@ from ..runtime.machine import Machine
 from ..runtime.shared import current, scoped
 from ..runtime.wait import cancelable, check, check_ctx
 from .address import format_address
-from .desc import PollDesc, Reading
-from .poller import POLLOUT, Wait
+from .deadline import Timed, timed_out
+from .desc import CLOSED, Blocked, PollDesc, Reading
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSED", "Conn", "borrowed", "new_conn", "shut_down"]
 
-CLOSED = "use of closed network connection"
 BUFFER = 4096  # one completion never brings more (uring.BUFFER_SHIFT)
 WRITE_MOST = 1 << 18  # bytes per write(2) once a socket has been full: others want a turn
 
 
-class Conn(PollDesc):
+class Conn(PollDesc, Timed):
     """A connection. Reads and writes may overlap; reads are serialised, and so are writes.
 
-    Usable as ``async with conn:``, which closes it. Go: net.Conn, net.TCPConn.
+    Reads fail with ``TimeoutError`` after `set_read_deadline`, writes after
+    `set_write_deadline`; what arrives is kept for reads under a later deadline. Usable as
+    ``async with conn:``, which closes it. Go: net.Conn, net.TCPConn.
 
     >>> async def main():
     ...     listener = await net.listen("tcp", "127.0.0.1:0")
@@ -66,8 +67,9 @@ class Conn(PollDesc):
         """Up to ``n`` bytes, as soon as there are any; ``b""`` at the end of the stream.
 
         ``ConnectionResetError`` if the peer reset it, `ConnClosed` if it was closed here,
-        also while this read waits; `Canceled` if ``ctx`` is, or gets, cancelled. Cancel
-        safety: a cancelled read has taken no data. Go: Conn.Read.
+        also while this read waits; ``TimeoutError`` after the deadline; `Canceled` if ``ctx``
+        is, or gets, cancelled. Cancel safety: a cancelled read has taken no data, nor has one
+        that timed out. Go: Conn.Read.
         """
         if n < 1:
             return self.nothing(n)
@@ -110,7 +112,7 @@ class Conn(PollDesc):
         data: bytes
         while True:
             self.news = False  # then look: news that come now set it again
-            if self.closed:
+            if self.barred:
                 return self.ended()
             if chunks:
                 data = chunks.pop(0)
@@ -175,10 +177,10 @@ class Conn(PollDesc):
             raise ConnClosed(errno.EBADF, CLOSED)
 
     def ended(self) -> bytes:
-        """What a read gives when nothing is left and nothing more will come."""
-        self.news = True  # for ever
-        if self.closed:
-            raise ConnClosed(errno.EBADF, CLOSED)
+        """What a read gives when nothing is left and nothing more will come, or it is late."""
+        self.news = True  # until it gives something else
+        if self.barred:
+            raise self.barred_error()
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
         return b""
@@ -187,8 +189,8 @@ class Conn(PollDesc):
     def read_exactly(self, n: int, *, ctx: Context | None = None) -> Generator[Commit, None, bytes]:
         """Exactly ``n`` bytes. ``EOFError`` if the stream ends before (what came is lost).
 
-        Other readers are not served in between. Cancel safety: a cancelled one has taken
-        nothing. Go: io.ReadFull.
+        Other readers are not served in between. Cancel safety: a cancelled one, or one that
+        timed out, has taken nothing. Go: io.ReadFull.
         """
         if n < 1:
             return self.nothing(n)
@@ -209,7 +211,7 @@ class Conn(PollDesc):
                 parts.append(data)
                 missing -= len(data)
             return b"".join(parts)
-        except Canceled:
+        except (Canceled, TimeoutError):
             if parts:
                 self.chunks.insert(0, b"".join(parts))
                 self.news = True
@@ -241,9 +243,9 @@ class Conn(PollDesc):
         """Write all of ``data``; waits while the peer takes no more. Returns len(data).
 
         ``BrokenPipeError`` or ``ConnectionResetError`` if the peer is gone, `ConnClosed` if
-        the connection was closed here, `Canceled` if ``ctx`` is, or gets, cancelled. After an
-        error, also after being cancelled while it waited, some of the data may have been
-        sent. Go: Conn.Write.
+        the connection was closed here, ``TimeoutError`` after the deadline, `Canceled` if
+        ``ctx`` is, or gets, cancelled. After an error, also after a time-out or being cancelled
+        while it waited, some of the data may have been sent. Go: Conn.Write.
         """
         if ctx is not None:
             check_ctx(ctx)
@@ -281,9 +283,13 @@ class Conn(PollDesc):
         return len(data)
 
     def wait_to_write(self, ctx: Context | None = None) -> Generator[Commit]:
-        """The write token, or `ConnClosed`: closing has it for good."""
+        """The write token; `ConnClosed`, as closing has it for good; or ``TimeoutError``."""
         if not (yield from self.wait_turn(True, ctx)):
             raise ConnClosed(errno.EBADF, CLOSED)
+        if self.late(True):
+            self.put_write(True)
+            self.serve_turns()
+            raise timed_out()
 
     def write_failed(self, failure: OSError) -> OSError:
         """What a write is told: that we closed the connection explains every error."""
@@ -296,9 +302,7 @@ class Conn(PollDesc):
         bytes stay with the goroutine: a write that another machine can take over."""
         view = memoryview(data)
         while n < len(view):
-            yield from Wait(self.fd, POLLOUT).wait(ctx)
-            if self.closed:
-                raise ConnClosed(errno.EBADF, CLOSED)
+            yield from Blocked(self, True).pause(ctx)
             try:
                 n += os_write(self.fd, view[n : n + WRITE_MOST])
             except BlockingIOError:
@@ -318,9 +322,10 @@ class Conn(PollDesc):
     @types.coroutine
     def _shut(self) -> Generator[Commit]:
         try:
-            self.take_write()
+            self.write_token.pop()  # a deadline that has passed doesn't matter
         except IndexError:
-            yield from self.wait_to_write()
+            if not (yield from self.wait_turn(True)):
+                raise ConnClosed(errno.EBADF, CLOSED) from None
         try:
             shutdown(self.fd, socket.SHUT_WR)
         except OSError as failure:

@@ -25,6 +25,12 @@ it may read. The same for writing. That costs half of a lock. Closing takes both
 good before the fd is given back, so that its number is never used on one thread while
 another gives it to the kernel, where the next connection would get it.
 
+Deadlines (deadline.py) come in by the same flags. When the one for reading passes, ``barred``
+is set, as when closing, and then ``news``; a reader that is parked is woken to look. When
+the one for writing passes, ``take_write`` is replaced by what never gives the token, so that
+who comes goes the long way, and finds out there; a writer that is blocked is woken (`Writing`).
+Readers and writers that wait for their turn learn it one after the other, when they have it.
+
 Attributes are dear without the specialising interpreter (25 ns each, and a request used to
 touch forty): the hot path has one flag per question it must ask, and everything that needs
 telling apart is behind the flag.
@@ -32,22 +38,28 @@ telling apart is behind the flag.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
+from ..errors import ConnClosed
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.park import ready
 from ..runtime.shared import current, machine_or_none
 from ..runtime.wait import Hook, Scope, Waiter, cancelable, check
+from .deadline import Deadline, timed_out
+from .poller import POLLIN, POLLOUT, Wait
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
 
-__all__ = ["MOST_CHUNKS", "PollDesc", "Reading", "close_fd"]
+__all__ = ["CLOSED", "MOST_CHUNKS", "Blocked", "PollDesc", "Reading", "close_fd"]
+
+CLOSED = "use of closed network connection"
 
 MOST_CHUNKS = 64
 """Received chunks that may lie unread before receiving stops (back-pressure)."""
@@ -60,9 +72,12 @@ class PollDesc:
 
     __slots__ = (
         "armed",
+        "barred",
+        "blocked",
         "chunks",
         "closed",
         "data",
+        "deadlines",
         "eof",
         "error",
         "fd",
@@ -83,6 +98,7 @@ class PollDesc:
         "take_reader",
         "take_write",
         "turns",
+        "write_token",
     )
 
     accepting = False  # a listener's: chunks are fds
@@ -101,6 +117,7 @@ class PollDesc:
         self.chunks: list[Any] = []  # received and not yet read
         self.eof = False
         self.error = 0  # errno that ended receiving
+        self.barred = False  # nobody reads any more: closed, or the deadline has passed
         self.closed = False
         self.shut = False  # closed, and shut down: the fd may go as soon as nobody uses it
         self.gone = False  # closing has taken the tokens
@@ -112,13 +129,18 @@ class PollDesc:
 
         token = [True]
         self.take_read, self.put_read = token.pop, token.append
-        token = [True]
-        self.take_write, self.put_write = token.pop, token.append
+        token = self.write_token = [True]
+        self.take_write: Callable[[], bool] = token.pop
+        self.put_write = token.append
         # With one machine a look at the token is as good as taking it, up to the next yield.
         self.free_write: Sequence[bool] = token if alone else ()
         self.turns = False  # somebody waits for a token, or wants to close
         # Who waits to read, who waits to write; made when the first one does.
         self.queues: tuple[deque[Waiter], deque[Waiter]] | None = None
+        # For reading, for writing; made when the first is set.
+        self.deadlines: tuple[Deadline, Deadline] | None = None
+        # Who waits for readiness to read, to write; those that can be told (see Blocked).
+        self.blocked: list[Blocked | None] = [None, None]
 
     def park_read(self, g: Goroutine[Any]) -> None:
         """Commit of a read that found nothing."""
@@ -189,7 +211,7 @@ class PollDesc:
         if self.queues is not None:
             readers, writers = self.queues
             self.hand_on(readers, self.take_read, self.put_read)
-            self.hand_on(writers, self.take_write, self.put_write)
+            self.hand_on(writers, self.write_token.pop, self.put_write)
         if self.shut:
             self.finish_close()
 
@@ -210,6 +232,67 @@ class PollDesc:
             else:
                 waiter.give(None, True)
                 return
+
+    # -- deadlines ------------------------------------------------------------------------
+
+    def deadline(self, writing: bool) -> Deadline:
+        """See deadline.Timed."""
+        with _queue_lock:
+            if self.closed:
+                raise self.closed_error()
+            if self.deadlines is None:
+                self.deadlines = (
+                    Deadline(self.read_late, self.read_again),
+                    Deadline(self.write_late, self.write_again),
+                )
+            return self.deadlines[writing]
+
+    def late(self, writing: bool) -> bool:
+        """Whether the deadline has passed."""
+        deadlines = self.deadlines
+        return deadlines is not None and deadlines[writing].late
+
+    def read_late(self) -> None:
+        """The deadline has passed, on any thread. (Which may be none of the machines': sysmon
+        fires the timers of one that is late. A lone machine's readers park without a second
+        look, so it is the machine that must take the reader.)"""
+        self.barred = True
+        self.news = True
+        if machine_or_none() is None:
+            self.home.post(self.wake_reader)
+        else:
+            self.wake_reader()
+        self.rouse(False)
+
+    def read_again(self) -> None:
+        """There is another one, or none. (Closing sets ``closed`` first, then ``barred``.)"""
+        self.barred = False
+        if self.closed:
+            self.barred = True
+
+    def write_late(self) -> None:
+        self.take_write = _refuse
+        self.free_write = ()
+        self.rouse(True)
+
+    def write_again(self) -> None:
+        self.take_write = self.write_token.pop
+        if self.home.runtime.count == 1:
+            self.free_write = self.write_token
+
+    def rouse(self, writing: bool) -> None:
+        """Have who is `Blocked` look again. After what it will see has been stored."""
+        blocked = self.blocked[writing]
+        if blocked is not None:
+            blocked.take_back()
+
+    def closed_error(self) -> Exception:
+        """What is raised when it is closed."""
+        return ConnClosed(errno.EBADF, CLOSED)
+
+    def barred_error(self) -> Exception:
+        """What is raised to who reads and is ``barred``."""
+        return self.closed_error() if self.closed else timed_out()
 
     # -- closing --------------------------------------------------------------------------
 
@@ -232,6 +315,7 @@ class PollDesc:
             if self.closed:
                 return False
             self.closed = True
+        self.barred = True
         self.news = True
         return True
 
@@ -240,6 +324,11 @@ class PollDesc:
         self.shut = True
         self.turns = True
         self.wake_reader()
+        self.rouse(False)
+        self.rouse(True)
+        if self.deadlines is not None:
+            for deadline in self.deadlines:
+                deadline.end()
         self.finish_close()
 
     def finish_close(self) -> None:
@@ -253,7 +342,7 @@ class PollDesc:
             first = not self.gone
             if first:
                 try:
-                    self.take_write()
+                    self.write_token.pop()
                 except IndexError:
                     return
                 try:
@@ -278,8 +367,8 @@ class PollDesc:
     def abandon(self) -> None:
         """The run is over and the program has left this open: using it is an error from now on."""
         close_fd(self.fd)
-        self.closed = self.shut = self.gone = self.news = True
-        for take in (self.take_read, self.take_write):
+        self.closed = self.shut = self.gone = self.barred = self.news = True
+        for take in (self.take_read, self.write_token.pop):
             try:
                 take()
             except IndexError:
@@ -302,6 +391,56 @@ class PollDesc:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} fd={self.fd}{' closed' if self.closed else ''}>"
+
+
+def _refuse() -> Never:
+    """Instead of ``take_write`` after the deadline."""
+    raise IndexError
+
+
+class Blocked(Wait):
+    """Waits for readiness of a desc, and is told when that is closed or a deadline passes.
+
+    Who waits is known to the desc before it parks, and looks once more when it has; who
+    closes, or fires a deadline, stores that first and then looks who is blocked. So one of
+    the two takes the wait back. (Taking it back for nothing does no harm: who waits looks
+    again.) The one who waits holds the token, so there is one for each direction.
+    """
+
+    __slots__ = ("desc", "writing")
+
+    def __init__(self, desc: PollDesc, writing: bool) -> None:
+        super().__init__(desc.fd, POLLOUT if writing else POLLIN)
+        self.desc = desc
+        self.writing = writing
+        self.m: Any = None
+
+    def park(self, g: Any) -> None:
+        super().park(g)
+        # g is not ours any more; this is.
+        desc = self.desc
+        if desc.closed or desc.late(self.writing):
+            self.take_back()
+
+    def take_back(self) -> None:
+        """From any thread."""
+        m = self.m
+        if m is not None and m.poller.cancel(self):
+            m.post(lambda: m.poller.drop(self))
+            ready(self.g)
+
+    def pause(self, ctx: Any = None) -> Generator[Commit]:
+        """Park until it is ready, or something is to be looked at; raise if that ended it."""
+        desc = self.desc
+        desc.blocked[self.writing] = self
+        try:
+            yield from self.wait(ctx)
+        finally:
+            desc.blocked[self.writing] = None
+        if desc.closed:
+            raise desc.closed_error()
+        if desc.late(self.writing):
+            raise timed_out()
 
 
 class Reading(Hook):

@@ -21,7 +21,7 @@ from ..runtime.shared import current, flags
 from ..runtime.spawn import spawners
 from ..runtime.timers import Timer
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check
-from .conn import CLOSED, Conn, borrowed, new_conn, shut_down
+from .conn import Conn, borrowed, new_conn, shut_down
 from .desc import PollDesc, close_fd
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ class Listener(PollDesc):
         if g is None:
             raise RuntimeError("not in a goroutine, or in one that is being closed")
         self._lock.acquire()
+        if self.barred:
+            self._lock.release()
+            raise self.barred_error()
         if self.chunks:
             fd: int = self.chunks.pop(0)
             self._lock.release()
             return fd
-        if self.closed:
-            self._lock.release()
-            raise ConnClosed(errno.EBADF, CLOSED)
         g.value = None
         # Released after the frame has stopped, as in channel.py.
         commit = cast(Commit, self._lock.__exit__)
@@ -171,12 +171,12 @@ class Listener(PollDesc):
         fd = g.value
         g.value = None
         if fd < 0:
-            raise ConnClosed(errno.EBADF, CLOSED)
+            raise self.barred_error()
         return fd
 
     async def accept(self, *, ctx: Context | None = None) -> Conn:
         """The next connection. `ConnClosed` once the listener is closed, also meanwhile;
-        `Canceled` if ``ctx`` is, or gets, cancelled.
+        ``TimeoutError`` after the deadline; `Canceled` if ``ctx`` is, or gets, cancelled.
 
         Cancel safety: a cancelled accept has accepted nothing. Go: Listener.Accept.
         """
@@ -189,7 +189,8 @@ class Listener(PollDesc):
         Returns when the listener is closed; handlers go on. The connection is closed when
         its handler returns or fails; a failure is logged (``logging``, "goroutine.net") and
         concerns nobody else. When there are no more fds or no memory it waits, and tries
-        again. Cancel safety: as `accept`. Go: http.Server.Serve.
+        again. ``TimeoutError`` after the listener's deadline. Cancel safety: as `accept`.
+        Go: http.Server.Serve.
         """
         while True:
             try:
@@ -202,6 +203,33 @@ class Listener(PollDesc):
             else:
                 m.post(lambda fd=fd, m=m: _begin(fd, m, handler))  # type: ignore[misc]
 
+    def set_deadline(self, when: float | None) -> None:
+        """From ``when`` on, `accept` fails with ``TimeoutError("i/o timeout")``; None: never.
+
+        ``when`` is in seconds on `goroutine.time.now`; one in the past holds at once. It holds
+        for who waits already, and until it is set anew; connections that come meanwhile are
+        kept for later. From any goroutine or thread. `ConnClosed` if it is closed.
+        Go: TCPListener.SetDeadline.
+        """
+        if not self.deadline(False).set(when):
+            raise self.closed_error()
+
+    def read_late(self) -> None:
+        """The deadline has passed. (Who accepts looks and waits under the lock.)"""
+        with self._lock:
+            self.barred = True
+            waiting, self._waiting = self._waiting, WaitQueue()
+        self._refuse(waiting)
+
+    @staticmethod
+    def _refuse(waiting: WaitQueue) -> None:
+        while (g := waiting.take()) is not None:
+            if g.plain:
+                g.value = -1
+                ready(g)
+            else:
+                g.give(-1, False)
+
     def close(self) -> None:
         """Stop listening. Connections that nobody has accepted are closed. More than once
         does no harm. From any thread. Go: Listener.Close."""
@@ -210,16 +238,11 @@ class Listener(PollDesc):
         with self._lock:
             if not self.start_close():
                 return
-            waiting, self._waiting = list(self._waiting), WaitQueue()
+            waiting, self._waiting = self._waiting, WaitQueue()
             fds, self.chunks = list(self.chunks), []
         for fd in fds:
             close_fd(fd)
-        for g in waiting:
-            if g.plain:
-                g.value = -1
-                ready(g)
-            elif g.claim():
-                g.give(-1, False)
+        self._refuse(waiting)
         shut_down(self.fd)
         self.end_close()
 
