@@ -245,8 +245,8 @@ def test_a_default_is_never_taken_while_one_is_ready(machines):
     """Of two channels one is always ready, and which one changes at any moment.
 
     A select that looked at them one after the other would find neither, now and then; this
-    is seen to fail (or to crash) most of the time when `_lock_all` locks nothing; the model
-    (test_select_model.py) always is. Go: TestSelectRace.
+    was seen to fail or to hang three times of five when `_lock_all` locks nothing; the model
+    (test_select_model.py) always fails then. Go: TestSelectRace.
     """
     a, b, enough = chan(1), chan(1), []
     a.send_blocking("a")
