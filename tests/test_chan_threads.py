@@ -275,8 +275,8 @@ def test_an_interrupt_that_comes_too_late_loses_no_value(monkeypatch, when):
 def test_interrupted_at_any_moment_of_a_wait(monkeypatch):
     """An exception from outside while or after it blocks: no value is lost, none comes twice.
 
-    Fails when `ThreadWaiter.wait` gives up what somebody has claimed, when it doesn't leave
-    the queue, and when it waits for a wake-up that it has had.
+    Fails when `ThreadWaiter.wait` gives up what somebody has claimed, and hangs when it waits
+    for a wake-up that it has had. (That it leaves the queue is seen after a timeout, above.)
     """
     ch = chan()
     got, inside, gate = [], set(), threading.Lock()
@@ -325,11 +325,9 @@ def test_interrupted_at_any_moment_of_a_wait(monkeypatch):
                     interrupt(receiver)
             time.sleep(0.0002)
         sender.result()
-        left = len(ch._recvq)  # (closing empties it)
     finally:
         ch.close()
         receiver.result()
-    assert left <= 1, "those who gave up are in the queue still"
     assert got == list(range(500))
     assert interrupted
     assert idle(ch)
