@@ -382,6 +382,30 @@ class Chan[T]:
         else:
             receiver.give(value, True)
 
+    def _offer(self, value: T) -> bool:
+        """Send if that can be done at once; whether it was. From any thread.
+
+        For who must neither wait nor fail, as the thread that hands on signals: a closed
+        channel takes nothing. (A goroutine has `select` with a default for it.)
+        """
+        self._acquire()
+        receiver = None
+        if not self._closed:
+            receiver = self._recvq.take()
+            if receiver is None and len(self._buffer) < self._size:
+                self._buffer.append(value)
+                self._lock.release()
+                return True
+        self._lock.release()
+        if receiver is None:
+            return False
+        if receiver.plain:
+            receiver.value, receiver.ok = value, True
+            ready(receiver)
+        else:
+            receiver.give(value, True)
+        return True
+
     def recv_blocking(self, timeout: float | None = None) -> T:
         """`recv` from a thread that runs no goroutines; blocks it.
 

@@ -19,6 +19,7 @@ from . import panic, sysmon
 from .collector import Collector
 from .context import InContext
 from .dump import dump
+from .errand import Errands
 from .exit import GoExit
 from .gate import Gate
 from .globalq import GlobalQueue
@@ -55,9 +56,11 @@ class Runtime:
         self.foreign: set[Goroutine[Any]] = set()
         self.foreign_lock = threading.Lock()
         self.foreign_ids = count(2 + count_, count_ + 1)
-        # Released when the run is over; the starting thread waits for it.
+        # Released when the run is over; the starting thread waits for it. Also to call that
+        # thread for an errand: over it is only if there is an outcome.
         self.over = threading.Lock()
         self.over.acquire()
+        self.errands = Errands(self.want)
         # One release by each machine that has left its loop; then, for all, to end.
         self.left = threading.Semaphore(0)
         self.farewell = threading.Event()
@@ -81,9 +84,16 @@ class Runtime:
                 return False
             self.outcome = (value, failure)
         self.stop()
-        self.over.release()
-        self.sysmon.call()
+        self.want()
         return True
+
+    def want(self) -> None:
+        """Have the starting thread look whether the run is over, and for errands."""
+        try:
+            self.over.release()
+        except RuntimeError:
+            pass  # somebody else wants it, too, and it has not looked yet
+        self.sysmon.call()
 
     def stop(self) -> None:
         """Have every machine leave its loop at its next look at the flag.
@@ -237,6 +247,7 @@ class Runtime:
         finally:
             gate.open(abandon=True)
             self.stop()
+            self.errands.close()  # if that was interrupted, or the run has not begun
             self.await_machines()
             if self.dead:
                 self.report_deadlock()
@@ -261,7 +272,11 @@ class Runtime:
     def watch(self) -> None:
         """The starting thread's part: sysmon, until the run is over or Ctrl-C."""
         try:
-            self.sysmon.run()
+            try:
+                self.sysmon.run()
+            finally:
+                # Before the machines are waited for: what took Ctrl-C away gives it back.
+                self.errands.close()
         except BaseException as failure:  # KeyboardInterrupt, or what a signal handler raised
             self.end(None, failure)
 

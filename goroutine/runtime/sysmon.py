@@ -55,12 +55,16 @@ class Sysmon:
     def run(self) -> None:
         """Watch until the run is over."""
         over, called = self._runtime.over, self._called
+        errands = self._runtime.errands
         seen: dict[int, tuple[int, Any]] = {}
         quiet = 0
         while True:
             if quiet < QUIET:
                 if over.acquire(timeout=PERIOD):
-                    return
+                    if self._runtime.outcome is not None:
+                        return
+                    errands.serve()
+                    continue
                 quiet = 0 if self.look(seen) else quiet + 1
                 if quiet == 2 and self._runtime.asleep():  # and once more before the long sleep
                     self._runtime.deadlocked()
@@ -74,8 +78,6 @@ class Sysmon:
                     called.acquire()
                 flags["sysmon"] = True
                 quiet = 0
-                if over.acquire(blocking=False):
-                    return
 
     def look(self, seen: dict[int, tuple[int, Any]]) -> bool:
         """One look at every machine; whether anything moved or runs."""
