@@ -74,7 +74,7 @@ def notify(ch: Chan[Any], *signals: int) -> None:
     >>> goroutine.start(main)
     'SIGUSR1'
     """
-    if not isinstance(ch, Chan):
+    if not isinstance(ch, Chan) or ch.timed:
         raise TypeError(f"notify() takes a channel, not {type(ch).__name__}")
     wanted = set(map(_number, signals))
     runtime = running()

@@ -19,6 +19,7 @@ from signal_support import asleep, kill, program, state, until
 import goroutine
 from goroutine import Deadlock, chan, context, go, recv, select, sleep, start
 from goroutine import signal as gsignal
+from goroutine import time as gtime
 from goroutine.runtime import scheduler
 from goroutine.runtime.thread import holds
 
@@ -551,6 +552,8 @@ def test_a_machine_that_computes_at_the_end():
 def test_what_is_no_channel_or_no_signal():
     async def main():
         ch = chan(1)
+        with pytest.raises(TypeError, match="takes a channel"):
+            gsignal.notify(gtime.after(60), SIGUSR1)
         for what in (None, 5, "ch"):
             with pytest.raises(TypeError, match="takes a channel"):
                 gsignal.notify(what, SIGUSR1)

@@ -1,0 +1,44 @@
+"""What the tests of goroutine.process share."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import goroutine
+
+
+def python(code):
+    """The arguments that run a program in another interpreter."""
+    return [sys.executable, "-S", "-E", "-X", "gil=0", "-c", code]
+
+
+def children():
+    """Number -> state ("Z": a zombie) of this process's children."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        for number in (task / "children").read_text().split():
+            try:
+                fields = Path("/proc", number, "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # just gone
+            found[int(number)] = fields[0]
+    return found
+
+
+def fds():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+async def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await goroutine.sleep(0.002)
+
+
+def until_in_thread(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
