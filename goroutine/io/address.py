@@ -1,13 +1,50 @@
-"""Addresses as Go writes them: "127.0.0.1:8080", "[::1]:0", ":8080", or a (host, port) pair."""
+"""Networks and addresses as Go writes them.
+
+Of "tcp" and "udp": "127.0.0.1:8080", "[::1]:0", ":8080", or a (host, port) pair. Of "unix" and
+"unixgram": a path, or "@name" for a name that is in no file system (Linux's abstract ones).
+"""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
+from typing import NamedTuple
 
-__all__ = ["Address", "family_of", "format_address", "literal", "parse"]
+__all__ = [
+    "Address",
+    "Network",
+    "family_of",
+    "format_address",
+    "literal",
+    "network_of",
+    "parse",
+    "parse_path",
+]
 
 Address = str | tuple[str, int]
+
+PATH_MOST = 107  # bytes of a path; sun_path has room for a zero, too
+
+
+class Network(NamedTuple):
+    """What a network's name means to socket(2)."""
+
+    family: int  # AF_UNSPEC: either IPv4 or IPv6
+    type: int
+
+
+_NETWORKS = {
+    "tcp": Network(socket.AF_UNSPEC, socket.SOCK_STREAM),
+    "tcp4": Network(socket.AF_INET, socket.SOCK_STREAM),
+    "tcp6": Network(socket.AF_INET6, socket.SOCK_STREAM),
+    "udp": Network(socket.AF_UNSPEC, socket.SOCK_DGRAM),
+    "udp4": Network(socket.AF_INET, socket.SOCK_DGRAM),
+    "udp6": Network(socket.AF_INET6, socket.SOCK_DGRAM),
+    "unix": Network(socket.AF_UNIX, socket.SOCK_STREAM),
+    "unixgram": Network(socket.AF_UNIX, socket.SOCK_DGRAM),
+}
 
 
 def parse(address: object) -> tuple[str, int]:
@@ -55,13 +92,37 @@ def _port(port: int, address: object) -> int:
     return port
 
 
-def family_of(network: str) -> int:
-    """The address family a network name asks for; AF_UNSPEC for "tcp"."""
-    families = {"tcp": socket.AF_UNSPEC, "tcp4": socket.AF_INET, "tcp6": socket.AF_INET6}
+def network_of(network: str) -> Network:
+    """What a network's name means; ValueError for another."""
     try:
-        return families[network]
+        return _NETWORKS[network]
     except (KeyError, TypeError):
-        raise ValueError(f"unknown network {network!r}: want 'tcp', 'tcp4' or 'tcp6'") from None
+        names = ", ".join(map(repr, _NETWORKS))
+        raise ValueError(f"unknown network {network!r}: want one of {names}") from None
+
+
+def family_of(network: str) -> int:
+    """The address family a network's name asks for; AF_UNSPEC for "tcp" and "udp"."""
+    return network_of(network).family
+
+
+def parse_path(address: object) -> str | bytes:
+    """What bind(2) and connect(2) take for the address of a Unix socket.
+
+    ``ValueError`` for a null character, ``TypeError`` for what is no path; ``OSError`` if it is
+    too long.
+    """
+    if not isinstance(address, (str, os.PathLike)):
+        raise TypeError(f"an address is a str, not {type(address).__name__}")
+    path = os.fspath(address)
+    if not isinstance(path, str):
+        raise TypeError(f"an address is a str, not {type(path).__name__}")
+    if "\0" in path:
+        raise ValueError(f"address {path!r}: null character")
+    raw = os.fsencode(path)
+    if len(raw) > PATH_MOST:
+        raise OSError(errno.EINVAL, f"path of more than {PATH_MOST} bytes")
+    return b"\0" + raw[1:] if path.startswith("@") else path
 
 
 def literal(host: str) -> int | None:
@@ -74,8 +135,27 @@ def literal(host: str) -> int | None:
 
 
 def format_address(sockaddr: object) -> str:
-    """Go's string of what getsockname and getpeername give."""
+    """Go's string of what getsockname, getpeername and recvfrom give.
+
+    An IPv4 address that an IPv6 socket sees is shown as one. The end of a Unix socket that
+    has no name is "@".
+    """
     if isinstance(sockaddr, tuple) and len(sockaddr) >= 2:
         host, port = sockaddr[0], sockaddr[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(sockaddr)
+        if ":" not in host:
+            return f"{host}:{port}"
+        if host.startswith("::ffff:") and "." in host:
+            return f"{host[7:]}:{port}"
+        if len(sockaddr) == 4 and sockaddr[3] and "%" not in host:
+            host = f"{host}%{_zone(sockaddr[3])}"
+        return f"[{host}]:{port}"
+    if isinstance(sockaddr, bytes):
+        return "@" + os.fsdecode(sockaddr[1:])
+    return str(sockaddr) if sockaddr else "@"
+
+
+def _zone(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)

@@ -22,8 +22,9 @@ from ..runtime.machine import Machine
 from ..runtime.shared import current, scoped
 from ..runtime.wait import cancelable, check, check_ctx
 from .address import format_address
-from .deadline import Timed, timed_out
-from .desc import CLOSED, Blocked, PollDesc, Reading
+from .blocked import Blocked, Reading
+from .deadline import Timed
+from .desc import CLOSED, PollDesc
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -41,7 +42,7 @@ class Conn(PollDesc, Timed):
 
     Reads fail with ``TimeoutError`` after `set_read_deadline`, writes after
     `set_write_deadline`; what arrives is kept for reads under a later deadline. Usable as
-    ``async with conn:``, which closes it. Go: net.Conn, net.TCPConn.
+    ``async with conn:``, which closes it. Go: net.Conn, net.TCPConn, net.UnixConn.
 
     >>> async def main():
     ...     listener = await net.listen("tcp", "127.0.0.1:0")
@@ -171,11 +172,6 @@ class Conn(PollDesc, Timed):
             raise ConnClosed(errno.EBADF, CLOSED)
         return b""
 
-    def wait_to_read(self, ctx: Context | None = None) -> Generator[Commit]:
-        """The read token, or `ConnClosed`: closing has it for good."""
-        if not (yield from self.wait_turn(False, ctx)):
-            raise ConnClosed(errno.EBADF, CLOSED)
-
     def ended(self) -> bytes:
         """What a read gives when nothing is left and nothing more will come, or it is late."""
         self.news = True  # until it gives something else
@@ -282,15 +278,6 @@ class Conn(PollDesc, Timed):
                 self.serve_turns()
         return len(data)
 
-    def wait_to_write(self, ctx: Context | None = None) -> Generator[Commit]:
-        """The write token; `ConnClosed`, as closing has it for good; or ``TimeoutError``."""
-        if not (yield from self.wait_turn(True, ctx)):
-            raise ConnClosed(errno.EBADF, CLOSED)
-        if self.late(True):
-            self.put_write(True)
-            self.serve_turns()
-            raise timed_out()
-
     def write_failed(self, failure: OSError) -> OSError:
         """What a write is told: that we closed the connection explains every error."""
         return ConnClosed(errno.EBADF, CLOSED) if self.closed else failure
@@ -357,15 +344,17 @@ class Conn(PollDesc, Timed):
 
     @property
     def local_address(self) -> str:
-        """Our end, as "host:port" or "[host]:port". `ConnClosed` once closed. Go: LocalAddr."""
+        """Our end, as "host:port", "[host]:port" or a path. `ConnClosed` once closed.
+        Go: LocalAddr."""
         if not self._local:
             self._local = self._name(socket.socket.getsockname)
         return self._local
 
     @property
     def remote_address(self) -> str:
-        """The peer's end, as "host:port" or "[host]:port". ``OSError`` if it is gone and was
-        not asked for before, `ConnClosed` if closed here. Go: RemoteAddr."""
+        """The peer's end, as "host:port", "[host]:port" or a path ("@": one without a name).
+        ``OSError`` if it is gone and was not asked for before, `ConnClosed` if closed here.
+        Go: RemoteAddr."""
         if not self._remote:
             self._remote = self._name(socket.socket.getpeername)
         return self._remote

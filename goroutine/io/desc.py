@@ -28,7 +28,7 @@ another gives it to the kernel, where the next connection would get it.
 Deadlines (deadline.py) come in by the same flags. When the one for reading passes, ``barred``
 is set, as when closing, and then ``news``; a reader that is parked is woken to look. When
 the one for writing passes, ``take_write`` is replaced by what never gives the token, so that
-who comes goes the long way, and finds out there; a writer that is blocked is woken (`Writing`).
+who comes goes the long way, and finds out there; a writer that is blocked is woken (blocked.py).
 Readers and writers that wait for their turn learn it one after the other, when they have it.
 
 Attributes are dear without the specialising interpreter (25 ns each, and a request used to
@@ -50,14 +50,14 @@ from ..errors import ConnClosed
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.park import ready
 from ..runtime.shared import current, machine_or_none
-from ..runtime.wait import Hook, Scope, Waiter, cancelable, check
+from ..runtime.wait import Waiter, cancelable, check
 from .deadline import Deadline, timed_out
-from .poller import POLLIN, POLLOUT, Wait
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
+    from .blocked import Blocked
 
-__all__ = ["CLOSED", "MOST_CHUNKS", "Blocked", "PollDesc", "Reading", "close_fd"]
+__all__ = ["CLOSED", "MOST_CHUNKS", "PollDesc", "close_fd"]
 
 CLOSED = "use of closed network connection"
 
@@ -205,6 +205,20 @@ class PollDesc:
                 pass  # passed over by hand_on
             raise
         return g.ok
+
+    def wait_to_read(self, ctx: Any = None) -> Generator[Commit]:
+        """The read token, or `ConnClosed`: closing has it for good."""
+        if not (yield from self.wait_turn(False, ctx)):
+            raise self.closed_error()
+
+    def wait_to_write(self, ctx: Any = None) -> Generator[Commit]:
+        """The write token; `ConnClosed`, as closing has it for good; or ``TimeoutError``."""
+        if not (yield from self.wait_turn(True, ctx)):
+            raise self.closed_error()
+        if self.late(True):
+            self.put_write(True)
+            self.serve_turns()
+            raise timed_out()
 
     def serve_turns(self) -> None:
         """A token may be free while somebody waits for it, or for closing."""
@@ -396,67 +410,6 @@ class PollDesc:
 def _refuse() -> Never:
     """Instead of ``take_write`` after the deadline."""
     raise IndexError
-
-
-class Blocked(Wait):
-    """Waits for readiness of a desc, and is told when that is closed or a deadline passes.
-
-    Who waits is known to the desc before it parks, and looks once more when it has; who
-    closes, or fires a deadline, stores that first and then looks who is blocked. So one of
-    the two takes the wait back. (Taking it back for nothing does no harm: who waits looks
-    again.) The one who waits holds the token, so there is one for each direction.
-    """
-
-    __slots__ = ("desc", "writing")
-
-    def __init__(self, desc: PollDesc, writing: bool) -> None:
-        super().__init__(desc.fd, POLLOUT if writing else POLLIN)
-        self.desc = desc
-        self.writing = writing
-        self.m: Any = None
-
-    def park(self, g: Any) -> None:
-        super().park(g)
-        # g is not ours any more; this is.
-        desc = self.desc
-        if desc.closed or desc.late(self.writing):
-            self.take_back()
-
-    def take_back(self) -> None:
-        """From any thread."""
-        m = self.m
-        if m is not None and m.poller.cancel(self):
-            m.post(lambda: m.poller.drop(self))
-            ready(self.g)
-
-    def pause(self, ctx: Any = None) -> Generator[Commit]:
-        """Park until it is ready, or something is to be looked at; raise if that ended it."""
-        desc = self.desc
-        desc.blocked[self.writing] = self
-        try:
-            yield from self.wait(ctx)
-        finally:
-            desc.blocked[self.writing] = None
-        if desc.closed:
-            raise desc.closed_error()
-        if desc.late(self.writing):
-            raise timed_out()
-
-
-class Reading(Hook):
-    """A parked read that can be cancelled: its reader is woken to look again, and finds
-    that it was. (Waking a reader for nothing does no harm, so this needs no claim.)"""
-
-    __slots__ = ("desc",)
-
-    def __init__(self, desc: PollDesc) -> None:
-        super().__init__()
-        self.desc = desc
-
-    def cancel(self, scope: Scope) -> None:
-        self.canceled = scope
-        self.desc.news = True
-        self.desc.wake_reader()
 
 
 def close_fd(fd: int) -> None:

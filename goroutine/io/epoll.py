@@ -133,6 +133,10 @@ class EpollPoller:
             desc.news = True
             desc.wake_reader()
 
+    def adopt(self, desc: PollDesc) -> None:
+        if not desc.closed:
+            self.descs[desc.fd] = desc
+
     def resume(self, desc: PollDesc) -> None:
         """Nothing to resume: what isn't read stays in the socket."""
 

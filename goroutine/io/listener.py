@@ -21,6 +21,7 @@ from ..runtime.shared import current, flags
 from ..runtime.spawn import spawners
 from ..runtime.timers import Timer
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check
+from .bound import BoundPath
 from .conn import Conn, borrowed, new_conn, shut_down
 from .desc import PollDesc, close_fd
 
@@ -55,12 +56,15 @@ class Listener(PollDesc):
 
     accepting = True
 
-    __slots__ = ("_delay", "_lock", "_waiting", "address")
+    __slots__ = ("_delay", "_lock", "_path", "_waiting", "address")
 
-    def __init__(self, fd: int, home: Machine, key: int, address: str) -> None:
+    def __init__(
+        self, fd: int, home: Machine, key: int, address: str, path: BoundPath | None = None
+    ) -> None:
         super().__init__(fd, home, key)
         self.address = address
-        """Where it listens, as "host:port", with the port that was found for port 0."""
+        """Where it listens, as "host:port" with the port that was found for port 0, or a path."""
+        self._path = path
         self._lock = threading.Lock()
         self._waiting = WaitQueue()
         self._delay = 0.0
@@ -231,8 +235,9 @@ class Listener(PollDesc):
                 g.give(-1, False)
 
     def close(self) -> None:
-        """Stop listening. Connections that nobody has accepted are closed. More than once
-        does no harm. From any thread. Go: Listener.Close."""
+        """Stop listening. Connections that nobody has accepted are closed, and the path of a
+        Unix socket is removed. More than once does no harm. From any thread.
+        Go: Listener.Close."""
         if self.foreign_close(Listener.close):
             return
         with self._lock:
@@ -243,11 +248,15 @@ class Listener(PollDesc):
         for fd in fds:
             close_fd(fd)
         self._refuse(waiting)
+        if self._path is not None:
+            self._path.remove()
         shut_down(self.fd)
         self.end_close()
 
     def abandon(self) -> None:
         """With the connections that nobody has accepted."""
+        if self._path is not None:
+            self._path.remove()
         super().abandon()
         for fd in self.chunks:
             close_fd(fd)

@@ -112,6 +112,9 @@ class Poller(Protocol):
     def attach(self, desc: Any) -> None:
         """Begin to receive for a connection. Owner only."""
 
+    def adopt(self, desc: Any) -> None:
+        """Have a desc closed at the end of the run, without receiving for it. Owner only."""
+
     def resume(self, desc: Any) -> None:
         """Receive again after back-pressure or a spent multishot. Owner only."""
 

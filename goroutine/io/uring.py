@@ -98,6 +98,10 @@ class UringPoller:
         self.descs[desc.key] = desc
         self.arm(desc)
 
+    def adopt(self, desc: PollDesc) -> None:
+        if not desc.closed:
+            self.descs[desc.key] = desc
+
     def arm(self, desc: PollDesc) -> None:
         desc.armed = True
         if desc.accepting:
