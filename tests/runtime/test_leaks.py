@@ -15,7 +15,7 @@ from goroutine.runtime.shared import flags, idle, machines, spinning
 
 pytestmark = pytest.mark.timeout(60)
 
-RUNS = 40
+RUNS = 100
 
 PLENTY = bytes(8_000_000)  # more than the kernel takes for a peer that doesn't read
 
