@@ -17,7 +17,11 @@ def children():
     """Number -> state ("Z": a zombie) of this process's children."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        for number in (task / "children").read_text().split():
+        try:
+            numbers = (task / "children").read_text().split()
+        except OSError:
+            continue  # a thread that has just ended
+        for number in numbers:
             try:
                 fields = Path("/proc", number, "stat").read_text().rpartition(")")[2].split()
             except OSError:
