@@ -306,8 +306,9 @@ def test_races(machines):
 
     Whatever comes, it comes once and when the coroutine has ended: a result that was made is
     had, and `Canceled` only after the coroutine has seen CancelledError. Seen to fail when
-    `_Call.cancel` claims and wakes as a Waiter's does (the coroutine is still running), and
-    when stop() sets ``canceled`` instead of ``asked`` (a result is lost).
+    `_Call.cancel` claims and wakes as a Waiter's does (the coroutine is still running), when
+    it sets ``canceled`` itself (a result is lost), and to hang without ``eager_start`` (a task
+    that is cancelled before its first step answers nobody).
     """
     tasks = []
 
