@@ -262,6 +262,36 @@ def test_several_connect_at_the_same_time(run, monkeypatch):
     run(main)
 
 
+def test_given_up_when_one_has_just_connected(run, monkeypatch):
+    """Nobody takes the connection: it is closed, before or after who dialled has left."""
+    connect = dialing._connect
+    outer: list[Any] = []
+    conns: list[net.Conn] = []
+    gate = threading.Event()
+
+    async def connect_and_cancel(family: int, where: Any, _: Any) -> net.Conn:
+        conns.append(conn := await connect(family, where, None))
+        outer[-1].cancel()
+        await until(gate.is_set)
+        return conn
+
+    monkeypatch.setattr(dialing, "_connect", connect_and_cancel)
+
+    async def main():
+        async with await net.listen("tcp", "127.0.0.1:0") as listener:
+            answer(monkeypatch, *[place(listener)] * 2)
+            for late in (False, True):
+                gate.clear() if late else gate.set()
+                outer.append(context.with_cancel(context.background()))
+                await raises(Canceled, "", net.dial("tcp", NAME, ctx=outer[-1]))
+                gate.set()
+                await until(lambda: not attempts())
+                await until(lambda: all(conn.closed for conn in conns))
+            assert len(conns) >= 2
+
+    run(main)
+
+
 def test_the_end_of_the_run_amid_a_race(run_two, monkeypatch, hanging):
     async def main():
         answer(monkeypatch, *hanging)

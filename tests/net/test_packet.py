@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -294,7 +295,10 @@ def test_a_full_peer(run, network):
             for write in (client.write, lambda data: other.write_to(data, "s")):
                 sender = go(fill, write)
                 await goroutine.sleep(0.02)
+                begin = time.process_time()
+                await goroutine.sleep(0.1)
                 assert not sender.done
+                assert time.process_time() - begin < 0.05  # it doesn't try all the time
                 got = [int(await server.read()) for _ in range(600)]
                 assert got == list(range(600))
                 await sender
