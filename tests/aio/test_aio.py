@@ -32,6 +32,7 @@ from goroutine import (
     start,
 )
 from goroutine.runtime.dump import stack
+from goroutine.runtime.scheduler import running
 from goroutine.runtime.thread import holds
 
 pytestmark = pytest.mark.timeout(30)
@@ -503,11 +504,13 @@ def test_asyncios_threads_are_those_of_blocking():
             await aio.run(call(time.sleep, 0.01))
             got = sorted([await ch.recv() for _ in range(5)])
         # One that was cancelled before its turn is not called.
-        begun = []
+        begun, busy = [], threading.Event()
         async with Group() as group:
-            group.go(blocking, time.sleep, 0.1)
+            group.go(blocking, busy.wait, 20)
+            await until(lambda: running().pool.free == 0)
             with pytest.raises(TimeoutError):
                 await aio.run(call(begun.append, 1), ctx=soon(0.02))
+            busy.set()
         assert await blocking(lambda: "free") == "free"
         assert begun == []
         return got
@@ -635,8 +638,12 @@ def test_nothing_of_a_call_is_kept(ending):
     async def main():
         seen = []
         await call(seen)
-        await aio.run(asyncio.sleep(0.01))
-        await until(lambda: all(ref() is None for ref in seen))
+        # Each thread frees what it has made, when it runs the next time (biased reference
+        # counts): so both are kept going.
+        deadline = time.monotonic() + 20
+        while any(ref() is not None for ref in seen):
+            assert time.monotonic() < deadline, "something keeps it"
+            await aio.run(asyncio.sleep(0.001))
         return len(seen)
 
     gc.collect()
