@@ -445,7 +445,7 @@ def _FINISHED(g: Goroutine[Any]) -> None:
 
 _FOREIGN = (
     "a goroutine awaited an object that goroutine doesn't know"
-    " (asyncio awaitables belong on asyncio's own loop)"
+    " (asyncio's are awaited by goroutine.aio.run)"
 )
 
 
