@@ -8,6 +8,16 @@ from ..io.listener import Listener
 from ..io.packet import PacketConn
 from .dialing import dial
 from .listening import listen
+from .memory import PipeConn, pipe
 from .names import lookup_host
 
-__all__ = ["Conn", "Listener", "PacketConn", "dial", "listen", "lookup_host"]
+__all__ = [
+    "Conn",
+    "Listener",
+    "PacketConn",
+    "PipeConn",
+    "dial",
+    "listen",
+    "lookup_host",
+    "pipe",
+]
