@@ -193,7 +193,7 @@ async def start(
     ``subprocess.Popen``. ``OSError`` (``FileNotFoundError``, …) if it can't be started,
     ``TypeError`` for a string: there is no shell. `Canceled` if ``ctx`` is, or gets,
     cancelled before it has been started; later this doesn't concern it. Cancel safety: no
-    process is left behind. Go: Cmd.Start.
+    process is left behind; one that comes too late is killed as it comes. Go: Cmd.Start.
 
     >>> async def main():
     ...     p = await process.start(["sh", "-c", "echo hello; exit 3"], stdout=process.PIPE)

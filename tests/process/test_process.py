@@ -1,9 +1,12 @@
 """goroutine.process.start and Process: a child to talk to, to wait for and to send signals.
 
 Seen to fail: when closing doesn't take back the waits of those who are parked (they wait for
-ever, and with io_uring `yes` never hears of it); when a commit doesn't look whether the handle
-is closed; when a cancelled read drops what it has; when a stream has no mutex (lines and
-writes mix); when `returncode` doesn't reap; when ``async with`` doesn't kill.
+ever), or leaves their polls in the kernel (the child doesn't hear of it); when a commit doesn't
+look whether the handle is closed; when a system call and the close don't exclude each other
+(test_closing_races_with_reading_and_writing reads another's pipe); when a cancelled read drops
+what it has; when a stream has no mutex (lines and writes mix); when it never gives way; when
+`returncode` doesn't reap, or keeps the pidfd; when ``async with`` doesn't kill, or not at the
+end of the run.
 """
 
 import gc
@@ -81,6 +84,38 @@ def test_read_gives_what_there_is(run):
             assert await all_ == b"defghi"
 
     run(main)
+
+
+def test_others_get_their_turn():
+    """On one machine, with what can always be read and written."""
+
+    async def main():
+        turns = 0
+
+        async def counts():
+            nonlocal turns
+            while True:
+                turns += 1
+                await goroutine.gosched()
+
+        go(counts)
+        endless = process.Reader(Handle(os.open("/dev/zero", os.O_RDONLY)))
+
+        async def reads():
+            with pytest.raises(ValueError, match="closed file"):
+                await endless.read()
+
+        reader = go(reads)
+        await until(lambda: len(endless.come) > 1 << 20)
+        endless.close()
+        await reader
+        turns = 0
+        hole = process.Writer(Handle(os.open("/dev/null", os.O_WRONLY)))
+        await hole.write(bytes(1 << 25))
+        hole.close()
+        assert turns > 5
+
+    start(main, machines=1)
 
 
 def test_a_line_of_any_length(run):
@@ -227,6 +262,15 @@ def test_the_child_hears_of_it(run):
                 p.stdout.close()
             await p.stdin.write(b"go on\n")
             assert await p.wait() == -signal.SIGPIPE
+        # One that does not write, which would end that poll, but watches its stdout.
+        code = "import select; p = select.poll(); p.register(1, 0); print(flush=True); p.poll()"
+        async with await process.start(python(code), stdout=PIPE) as p:
+            await p.stdout.readline()
+            async with Group() as group:
+                group.go(reads)
+                await until(lambda: parked(p.stdout))
+                p.stdout.close()
+            assert await p.wait() == 0
         async with await process.start(["cat"], stdin=PIPE, stdout=PIPE) as p:
             waits = go(p.wait)
             await until(lambda: p._pidfd.waits)
@@ -403,12 +447,12 @@ def test_it_needs_no_wait(run):
     """returncode looks, and reaps."""
 
     async def main():
-        before = children()
+        before, open_before = children(), fds()
         p = await process.start(["sh", "-c", "exit 2"])
         assert p.pid in children() or p.returncode is not None
         await until(lambda: p.returncode is not None)
         assert p.returncode == 2
-        assert children() == before
+        assert (children(), fds()) == (before, open_before)
         assert "returncode=2" in repr(p)
 
     run(main)
@@ -500,6 +544,26 @@ def test_left_by_a_failure(run):
         with pytest.raises(ValueError, match="no luck"):
             await fails()
         assert p.returncode == -signal.SIGKILL
+
+    run(main)
+
+
+def test_left_by_a_failure_in_a_group_that_is_cancelled(run):
+    """It hasn't been told of that, nor is it by leaving: the failure goes on."""
+
+    async def main():
+        processes = []
+
+        async def fails(group):
+            async with await process.start(["sleep", "60"]) as p:
+                processes.append(p)
+                group.context.cancel()
+                raise ValueError("no luck")
+
+        with pytest.raises(ValueError, match="no luck"):
+            async with Group() as group:
+                group.go(fails, group)
+        assert processes[0].returncode == -signal.SIGKILL
 
     run(main)
 

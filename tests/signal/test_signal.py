@@ -1,10 +1,10 @@
 """goroutine.signal: signals sent into channels; what they did before is given back.
 
-Seen to fail: when the wake-up fd is not set (a signal that another thread takes is heard of
-never: test_while_all_are_asleep); when the thread looks whether it has ended before it has
-sent, not after (the end hangs, now and then: test_again_and_again); when `remove` doesn't
-send what had come, or closes before it has restored; when an errand's caller doesn't call the
-starting thread; when `Errands.close` forgets those that wait; when nothing holds.
+Seen to fail: when the thread looks whether it has ended before it has sent, not after (the
+end hangs: test_again_and_again); when `remove` doesn't send what had come, or doesn't wait for
+what is being sent; when nothing holds; when a handler of the program's is not left alone; when
+an errand's caller doesn't call the starting thread, or not out of its long sleep; when
+`Errands.close` forgets those who wait, or does not refuse those who come later.
 """
 
 import os
@@ -17,7 +17,7 @@ import pytest
 from signal_support import asleep, kill, program, state, until
 
 import goroutine
-from goroutine import Deadlock, chan, context, go, recv, select, sleep, start
+from goroutine import Chan, Deadlock, chan, context, go, recv, select, sleep, start
 from goroutine import signal as gsignal
 from goroutine import time as gtime
 from goroutine.runtime import scheduler
@@ -352,6 +352,41 @@ def test_nothing_comes_after_stop(machines):
             thread.join()
 
     start(main, machines=machines)
+
+
+def test_stop_waits_for_what_is_being_sent():
+    class Slow(Chan):
+        __slots__ = ()
+
+        def _offer(self, value):
+            begun.set()
+            release.wait(10)
+            return super()._offer(value)
+
+    begun, release = threading.Event(), threading.Event()
+    seen = []
+
+    async def main():
+        ch = Slow(5)
+        gsignal.notify(ch, SIGUSR1)
+        gsignal.notify(chan(1), SIGUSR2)  # so that the thread stays
+        kill(SIGUSR1)
+        await until(begun.is_set)
+
+        def stops():
+            gsignal.stop(ch)
+            seen.append(len(ch))
+
+        thread = threading.Thread(target=stops)
+        thread.start()
+        await sleep(0.1)
+        assert not seen
+        release.set()
+        await goroutine.blocking(thread.join)
+        assert seen == [1]
+        assert len(ch) == 1
+
+    start(main)
 
 
 def test_stop_where_there_is_nothing_to_stop():
