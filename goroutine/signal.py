@@ -74,8 +74,10 @@ def notify(ch: Chan[Any], *signals: int) -> None:
     >>> goroutine.start(main)
     'SIGUSR1'
     """
-    if not isinstance(ch, Chan) or ch.timed:
+    if not isinstance(ch, Chan):
         raise TypeError(f"notify() takes a channel, not {type(ch).__name__}")
+    if ch.timed:
+        raise TypeError("notify() takes a channel that is no timer's")
     wanted = set(map(_number, signals))
     runtime = running()
     if runtime is None:
