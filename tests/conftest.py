@@ -9,6 +9,7 @@ what one of them is still inside of is only named.
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -53,6 +54,10 @@ def machines(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it puts in the background (&) with Ctrl-C ignored, and so would be
+    # every child of ours; tests that send one mean it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before anything is captured.
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
 
