@@ -7,23 +7,23 @@ import logging
 import os
 import threading
 import types
-from _thread import get_ident
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ..errors import Canceled, ConnClosed
 from ..runtime.dump import waits_for
-from ..runtime.goroutine import Commit, Goroutine, describe
+from ..runtime.goroutine import Commit
 from ..runtime.machine import Machine
 from ..runtime.park import ready
-from ..runtime.shared import current, flags
-from ..runtime.spawn import spawners
+from ..runtime.shared import current
 from ..runtime.timers import Timer
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check
+from ..sync import Semaphore
 from .bound import BoundPath
 from .conn import Conn, borrowed, new_conn, shut_down
 from .desc import PollDesc, close_fd
+from .serving import Handlers, begin
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -56,7 +56,7 @@ class Listener(PollDesc):
 
     accepting = True
 
-    __slots__ = ("_delay", "_lock", "_path", "_waiting", "address")
+    __slots__ = ("_delay", "_handlers", "_lock", "_path", "_waiting", "address")
 
     def __init__(
         self, fd: int, home: Machine, key: int, address: str, path: BoundPath | None = None
@@ -67,6 +67,7 @@ class Listener(PollDesc):
         self._path = path
         self._lock = threading.Lock()
         self._waiting = WaitQueue()
+        self._handlers = Handlers()
         self._delay = 0.0
 
     # -- from the poller, on the home machine -----------------------------------------------
@@ -187,25 +188,57 @@ class Listener(PollDesc):
         fd = await self._accept_fd(ctx)
         return new_conn(fd, self.home.runtime.placement.take())
 
-    async def serve(self, handler: Callable[[Conn], Awaitable[object]]) -> None:
+    async def serve(
+        self, handler: Callable[[Conn], Awaitable[object]], *, limit: int | None = None
+    ) -> None:
         """Call ``handler(conn)`` in a goroutine of its own for every connection.
 
-        Returns when the listener is closed; handlers go on. The connection is closed when
-        its handler returns or fails; a failure is logged (``logging``, "goroutine.net") and
-        concerns nobody else. When there are no more fds or no memory it waits, and tries
-        again. ``TimeoutError`` after the listener's deadline. Cancel safety: as `accept`.
+        Returns when the listener is closed; handlers go on (see `shutdown`). The connection is
+        closed when its handler returns or fails; a failure is logged (``logging``,
+        "goroutine.net") and concerns nobody else. At most ``limit`` handlers run at a time; more
+        connections wait, and if the listener is closed then, this returns when a handler has
+        ended. When there are no more fds or no memory it waits, and tries again.
+        ``TimeoutError`` after the listener's deadline. Cancel safety: as `accept`.
         Go: http.Server.Serve.
         """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        slots = None if limit is None else Semaphore(limit)
         while True:
+            if slots is not None:
+                await slots.acquire()
             try:
                 fd = await self._accept_fd()
             except ConnClosed:
                 return
             m = self.home.runtime.placement.take()
+            g = self._handlers.new(handler, slots)
             if m is current():
-                _begin(fd, m, handler)
+                begin(g, fd, m)
             else:
-                m.post(lambda fd=fd, m=m: _begin(fd, m, handler))  # type: ignore[misc]
+                m.post(lambda g=g, fd=fd, m=m: begin(g, fd, m))  # type: ignore[misc]
+
+    async def shutdown(self, timeout: float | None = None, *, ctx: Context | None = None) -> bool:
+        """Close the listener, and wait until the handlers that `serve` has begun have ended.
+
+        After ``timeout`` seconds the connections of those that still run are closed under them.
+        True if they all ended in time. `Canceled` if ``ctx`` is, or gets, cancelled; then they
+        go on. Go: http.Server.Shutdown, and Close after its deadline.
+
+        >>> async def main():
+        ...     async def wait(conn):
+        ...         await conn.read()
+        ...     listener = await net.listen("tcp", "127.0.0.1:0")
+        ...     serving = goroutine.go(listener.serve, wait)
+        ...     async with await net.dial("tcp", listener.address) as conn:
+        ...         await conn.write(b"hello")
+        ...         await goroutine.sleep(0.01)
+        ...         return await listener.shutdown(60)
+        >>> goroutine.start(main)
+        True
+        """
+        self.close()
+        return await self._handlers.wait(timeout, ctx)
 
     def set_deadline(self, when: float | None) -> None:
         """From ``when`` on, `accept` fails with ``TimeoutError("i/o timeout")``; None: never.
@@ -247,10 +280,10 @@ class Listener(PollDesc):
             fds, self.chunks = list(self.chunks), []
         for fd in fds:
             close_fd(fd)
-        self._refuse(waiting)
         if self._path is not None:
             self._path.remove()
         shut_down(self.fd)
+        self._refuse(waiting)  # nobody can connect any more when they are told
         self.end_close()
 
     def abandon(self) -> None:
@@ -272,59 +305,6 @@ class Listener(PollDesc):
 
 
 _RETRY_NOW = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN)
-
-
-class _Handler(Goroutine[Any]):
-    """A goroutine of serve(): closes its connection at its end, and survives its failure.
-
-    Hooks instead of a coroutine around the handler: that would cost 80 ns a step.
-    """
-
-    __slots__ = ("conn",)
-
-    conn: Conn
-
-    def wake_joiners(self) -> None:
-        self.conn.close()
-        super().wake_joiners()
-
-    def failed(self, failure: BaseException) -> bool:
-        if not isinstance(failure, Exception):
-            return False
-        if self.conn.closed or isinstance(failure, ConnectionError):
-            # The peer went away, or somebody closed the connection under the handler.
-            _log.debug("connection of %s: %s", self.name, failure)
-        else:
-            _log.error("%s failed; its connection is closed", self.name, exc_info=failure)
-        return True
-
-
-def _begin(fd: int, m: Machine, handler: Callable[[Conn], Awaitable[object]]) -> None:
-    """On machine m: make the connection and its goroutine, here where both will live."""
-    if flags["stop"]:
-        m.runtime.placement.give_back(m)
-        close_fd(fd)
-        return
-    conn = new_conn(fd, m)
-    g = _Handler()
-    g.conn = conn
-    try:
-        called = handler(conn)
-        if not isinstance(called, Awaitable):
-            raise TypeError(
-                f"serve() takes an async def handler; {describe(handler)} returned"
-                f" {type(called).__name__}"
-            )
-        steps = called.__await__()
-    except Exception as failure:
-        g.fn = handler
-        g.failed(failure)
-        conn.close()
-        return
-    g.it = steps
-    g.scope = None
-    g.joiners = WaitQueue()  # not None: wake_joiners is called at the end
-    spawners[get_ident()](g, handler)
 
 
 waits_for("IO wait", Listener._accept_fd)
