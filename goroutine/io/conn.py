@@ -25,6 +25,7 @@ from .address import format_address
 from .blocked import Blocked, Reading
 from .deadline import Timed
 from .desc import CLOSED, PollDesc
+from .sendfile import HasFd, sendfile
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -305,6 +306,35 @@ class Conn(PollDesc, Timed):
         Otherwise as `write`. Go: net.Buffers.
         """
         return await self.write(b"".join(buffers), ctx=ctx)
+
+    @types.coroutine
+    def sendfile(
+        self,
+        file: int | HasFd,
+        offset: int = 0,
+        count: int | None = None,
+        *,
+        ctx: Context | None = None,
+    ) -> Generator[Commit, None, int]:
+        """Write a regular file, or ``count`` bytes of it from ``offset`` on; how many bytes.
+
+        ``file`` is an fd or a file object, whose position is neither used nor moved. The kernel
+        reads it: where it isn't in memory, the machine waits for the disk. Otherwise as
+        `write`. Go: TCPConn.ReadFrom of an os.File.
+
+        >>> import tempfile
+        >>> async def main():
+        ...     listener = await net.listen("tcp", "127.0.0.1:0")
+        ...     async with listener, await net.dial("tcp", listener.address) as conn:
+        ...         async with await listener.accept() as peer:
+        ...             with tempfile.TemporaryFile() as file:
+        ...                 file.write(b"hello, world")
+        ...                 file.flush()
+        ...                 return await conn.sendfile(file, offset=7), await peer.read()
+        >>> goroutine.start(main)
+        (5, b'world')
+        """
+        return (yield from sendfile(self, file, offset, count, ctx))
 
     @types.coroutine
     def _shut(self) -> Generator[Commit]:
