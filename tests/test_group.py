@@ -28,6 +28,7 @@ from goroutine import (
 )
 from goroutine.runtime import scheduler
 from goroutine.runtime.shared import scoped
+from goroutine.runtime.wait import Waiter
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -131,6 +132,35 @@ def test_awaiting_members(machines):
         assert first.result() == 2 * 2**10
 
     start(main, machines=machines)
+
+
+def test_awaited_at_the_moment_of_its_end():
+    """Between the last step of a member and its machine's look for who waits for it. (The
+    one that awaited took the queue away, and the group was not told of the end.)"""
+    woken = []
+
+    class Other(Waiter):
+        def wake(self):
+            woken.append(self)
+
+    class Owner:
+        def __init__(self, real):
+            self.real = real
+
+        def discard(self, g):
+            self.real.discard(g)
+            g._join(Other(None))
+
+    async def member():
+        g = goroutine.current()
+        g._owner = Owner(g._owner)
+
+    async def main():
+        async with Group() as group:
+            group.go(member)
+
+    start(main, machines=1)
+    assert len(woken) == 1
 
 
 def test_a_group_is_entered_once_and_in_a_goroutine():

@@ -147,7 +147,9 @@ class Goroutine[T]:
             self.joiners.append(g)
             if self.it is not None:
                 return
-            waiting, self.joiners = self.joiners, None
+            # Not None: its machine may be about to ask whether to call wake_joiners, with
+            # which a group or a server learns that it has ended.
+            waiting, self.joiners = self.joiners, _queue()
         _wake_all(waiting)
 
     def _join_under(self, g: Goroutine[Any]) -> Generator[Commit]:

@@ -249,7 +249,7 @@ WAYS = """
     async def two_members():
         async with Group() as group:
             group.go(plain)
-            group.go(called)
+            group.go(plain)
 
     async def body():
         async with Group() as group:
