@@ -20,13 +20,14 @@ import socket
 import struct
 from collections.abc import Callable
 from itertools import count
+from select import POLLRDHUP
 from typing import Any
 
 from ..runtime import shared
 from . import ioring
 from .desc import MOST_CHUNKS, PollDesc, close_fd
 from .ioring import abi
-from .poller import Ready, Wait
+from .poller import POLLIN, Ready, Wait
 
 __all__ = ["UringPoller"]
 
@@ -136,8 +137,7 @@ class UringPoller:
     def detach(self, desc: PollDesc) -> None:
         """Close the fd once all that was prepared with its number has been submitted.
 
-        An armed operation holds the kernel's file beyond the close: it is ended first, by
-        the shutdown that closing a connection does, else by cancelling it.
+        An armed operation holds the kernel's file beyond the close: it is cancelled first.
         """
         key = desc.key
         if self.descs.pop(key, None) is not None and desc.armed and not shared.flags.get("stop"):
@@ -290,8 +290,14 @@ class UringPoller:
 
     def other(self, key: int, res: int, flags: int, data: bytes) -> int:
         """Every completion but the usual one. Returns the goroutines made ready."""
+        wait = self.waits.get(key)
+        if wait is not None and res == POLLRDHUP and not wait.events & POLLIN:
+            self.poll_on(wait, flags)
+            return 0
         wait = self.waits.pop(key, None)
         if wait is not None:
+            if flags & abi.CQE_F_MORE:
+                self.drop(wait)
             wait.result = res
             self.ready(wait.g)
             return 1
@@ -329,6 +335,21 @@ class UringPoller:
             desc.error = -res
         desc.news = True
         return int(desc.wake_reader())
+
+    def poll_on(self, wait: Wait, flags: int) -> None:
+        """Somebody waits for room to write, and the peer has sent the end of its stream.
+
+        io_uring reports that always, at once and again each time it is asked, and nobody
+        would sleep. A multishot poll reports it once and then whatever happens.
+        """
+        if not flags & abi.CQE_F_MORE:
+            self.ring.prepare(
+                abi.OP_POLL_ADD,
+                fd=wait.fd,
+                op_flags=wait.events,
+                length=abi.POLL_ADD_MULTI,
+                user_data=wait.key,
+            )
 
     def rearm_accept(self, desc: PollDesc, res: int) -> None:
         """Accept again; the listener decides when, after an error such as EMFILE."""
