@@ -367,8 +367,9 @@ class Conn(PollDesc, Timed):
         `ConnClosed`. More than once does no harm. From any thread. Go: Conn.Close."""
         if self.foreign_close(Conn.close) or not self.start_close():
             return
-        # The peer learns at once, and both a receive that the kernel holds the socket for
-        # and a blocked writer come to an end.
+        # The peer learns at once, and a blocked writer comes to an end. Only for writing: were
+        # it shut down for reading, too, what the kernel still receives would not open the
+        # window again, and a peer that is writing would wait for a minute.
         shut_down(self.fd)
         self.end_close()
 
@@ -414,14 +415,14 @@ def shutdown(fd: int, how: int) -> None:
         s.shutdown(how)
 
 
-def shut_down(fd: int) -> None:
+def shut_down(fd: int, how: int = socket.SHUT_WR) -> None:
     """shutdown(2) of a socket that may be gone already."""
     try:
         s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
     except OSError:
         return
     try:
-        s.shutdown(socket.SHUT_RDWR)
+        s.shutdown(how)
     except OSError:
         pass
     finally:

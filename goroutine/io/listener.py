@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import threading
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
@@ -282,7 +283,7 @@ class Listener(PollDesc):
             close_fd(fd)
         if self._path is not None:
             self._path.remove()
-        shut_down(self.fd)
+        shut_down(self.fd, socket.SHUT_RDWR)
         self._refuse(waiting)  # nobody can connect any more when they are told
         self.end_close()
 
