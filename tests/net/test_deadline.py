@@ -338,7 +338,8 @@ def test_a_write_that_waits_times_out(run, who):
         await times_out(conn.write(b"x"))
         await conn.close_write()  # is under no deadline
         sent = await in_thread(lambda: receive_all(client))
-        assert 0 < len(sent) < len(BIG)
+        assert len(sent) < len(BIG)
+        assert sent or who == "before"  # that one may have passed before the write began
         assert sent == BIG[: len(sent)]
         client.sendall(b"ok")  # nor is reading under that one
         assert await conn.read() == b"ok"
