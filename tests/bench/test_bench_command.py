@@ -21,7 +21,10 @@ SHORT = ["--seconds", "0.2", "--connections", "4"]
 def children() -> set[int]:
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+        try:
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # a thread that was joined may take a moment to be gone
     return found
 
 
