@@ -150,16 +150,22 @@ class _Race:
                         running -= 1
                     if self.ctx is not None:
                         check_ctx(self.ctx)
-                    conn, self.conn = self.conn, None
+                    conn = self.taken()
                     if conn is not None:
                         return conn
             finally:
-                with self.lock:
-                    self.over = True
-                    conn, self.conn = self.conn, None
+                conn = self.taken(over=True)
                 if conn is not None:
                     conn.close()
         raise self.failures[0]
+
+    def taken(self, over: bool = False) -> Conn | None:
+        """The winner, taken out. With the lock: looked at and emptied without it, a connection
+        that an attempt on another machine puts in between the two would be lost, and stay open."""
+        with self.lock:
+            self.over = self.over or over
+            conn, self.conn = self.conn, None
+            return conn
 
     async def attempt(self, family: int, where: Any, ctx: Context, ended: Chan[None]) -> None:
         try:

@@ -233,6 +233,22 @@ def test_given_up(run, monkeypatch, hanging, how):
     run(main)
 
 
+def test_a_connection_made_while_another_end_is_looked_at_is_not_lost():
+    """Who looks for the winner waits for an attempt that is about to become it. (Without the lock
+    it was overwritten now and then, which left its fd open and the race without an answer.)"""
+    race = dialing._Race(None)
+    winner = object()
+    found = []
+    with race.lock:
+        looking = threading.Thread(target=lambda: found.append(race.taken()))
+        looking.start()
+        looking.join(0.1)
+        race.conn = winner
+    looking.join()
+    assert found == [winner]
+    assert race.taken() is None
+
+
 def test_several_connect_at_the_same_time(run, monkeypatch):
     """One is taken, and nothing of the others is left open. (Seen to leave fds open with no
     look at whether the race is over.)"""
