@@ -25,7 +25,7 @@ from .runtime.goroutine import Commit, Goroutine
 from .runtime.park import ready
 from .runtime.shared import machines
 from .runtime.thread import ThreadWaiter, deadline_of
-from .runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
+from .runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx, hand
 
 if TYPE_CHECKING:
     from .context import Context
@@ -226,28 +226,10 @@ class Chan[T]:
         >>> goroutine.start(main)
         (None, False)
         """
-        if ctx is not None:
-            check_ctx(ctx)
-        self._acquire()
-        if self._buffer or self._sendq or self._closed:
-            value, ok, waiting = self._take()
-            if not waiting:
-                return value, ok
-        m = machines.get(get_ident())
-        if m is None or (g := m.g) is None:
-            raise self._nowhere()
-        if ctx is not None or g.scope is not None:
-            yield from self._wait(self._recvq, g, None, ctx)
-        else:
-            self._recvq.append(g)
-            try:
-                yield self._release
-            except GeneratorExit:
-                self._forget()
-                raise
-        value, ok = g.value, g.ok
-        g.value = None
-        return value, ok
+        try:
+            return (yield from self.recv(ctx=ctx, _end=_Drained)), True
+        except _Drained:
+            return None, False
 
     # -- hooks of a timer's channel, for select ---------------------------------------------
 
@@ -374,13 +356,8 @@ class Chan[T]:
         if receiver is None:
             self._buffer.append(value)
         self._lock.release()
-        if receiver is None:
-            return
-        if receiver.plain:
-            receiver.value, receiver.ok = value, True
-            ready(receiver)
-        else:
-            receiver.give(value, True)
+        if receiver is not None:
+            hand(receiver, value, True)
 
     def _offer(self, value: T) -> bool:
         """Send if that can be done at once; whether it was. From any thread.
@@ -399,11 +376,7 @@ class Chan[T]:
         self._lock.release()
         if receiver is None:
             return False
-        if receiver.plain:
-            receiver.value, receiver.ok = value, True
-            ready(receiver)
-        else:
-            receiver.give(value, True)
+        hand(receiver, value, True)
         return True
 
     def recv_blocking(self, timeout: float | None = None) -> T:
@@ -448,12 +421,8 @@ class Chan[T]:
             self._sendq.clear()
         # (A plain goroutine is ours since it is out of the queue; a Waiter must be claimed.)
         for g in receivers + senders:
-            if g.plain:
-                g.value = None
-                g.ok = False
-                ready(g)
-            elif g.claim():
-                g.give(None, False)
+            if g.plain or g.claim():
+                hand(g, None, False)
 
     def __aiter__(self) -> Self:
         """``async for v in ch``: until it is closed and drained. Go: for v := range ch."""
@@ -461,6 +430,10 @@ class Chan[T]:
 
     def __anext__(self) -> Awaitable[T]:
         return self.recv(_end=StopAsyncIteration)
+
+
+class _Drained(Exception):
+    """What ``recv_ok`` has ``recv`` raise at the end of a closed channel."""
 
 
 def chan(capacity: int = 0) -> Chan[Any]:

@@ -25,7 +25,7 @@ from .runtime.dump import waits_for
 from .runtime.goroutine import Goroutine
 from .runtime.park import ready
 from .runtime.shared import machines
-from .runtime.wait import Waiter, WaitQueue, cancelable, check
+from .runtime.wait import Waiter, WaitQueue, cancelable, check, rouse
 
 __all__ = ["Case", "Selected", "recv", "select", "send"]
 
@@ -354,10 +354,7 @@ def _finish(chosen: _Chosen) -> Selected:
     """The rest of a case that is done, outside the locks."""
     index, value, ok, peer = chosen
     if peer is not None:
-        if peer.plain:
-            ready(peer)
-        else:
-            peer.wake()
+        rouse(peer)
     elif value is _CLOSED_SEND:
         raise ChanClosed("send on closed channel")
     return Selected(index, value, ok)

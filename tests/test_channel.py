@@ -391,7 +391,7 @@ def test_close_readies_in_fifo_order(monkeypatch):
         for i in range(5):
             gs.append(go(ch.recv_ok))
             await receivers(ch, i + 1)
-        monkeypatch.setattr("goroutine.channel.ready", lambda g: (order.append(g), ready(g)))
+        monkeypatch.setattr("goroutine.runtime.wait.ready", lambda g: (order.append(g), ready(g)))
         ch.close()
         return [gs.index(g) for g in order]
 

@@ -16,10 +16,9 @@ from ..errors import Canceled, ConnClosed
 from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
 from ..runtime.machine import Machine
-from ..runtime.park import ready
 from ..runtime.shared import current
 from ..runtime.timers import Timer
-from ..runtime.wait import Waiter, WaitQueue, cancelable, check
+from ..runtime.wait import Waiter, WaitQueue, cancelable, check, hand
 from ..sync import Semaphore
 from .bound import BoundPath
 from .conn import Conn, borrowed, new_conn, shut_down
@@ -85,11 +84,7 @@ class Listener(PollDesc):
                 if g is None:
                     self.chunks.append(result)
                     return
-            if g.plain:
-                g.value = result
-                ready(g)
-            else:
-                g.give(result, True)
+            hand(g, result, True)
             return
         code = -result
         if self.closed or code in (errno.ECANCELED, errno.EBADF, errno.EINVAL):
@@ -262,11 +257,7 @@ class Listener(PollDesc):
     @staticmethod
     def _refuse(waiting: WaitQueue) -> None:
         while (g := waiting.take()) is not None:
-            if g.plain:
-                g.value = -1
-                ready(g)
-            else:
-                g.give(-1, False)
+            hand(g, -1, False)
 
     def close(self) -> None:
         """Stop listening. Connections that nobody has accepted are closed, and the path of a

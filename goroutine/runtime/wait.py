@@ -38,11 +38,13 @@ from .shared import machine_or_none
 __all__ = [
     "Hook",
     "Scope",
-    "Waiter",
     "WaitQueue",
+    "Waiter",
     "cancelable",
     "check",
     "check_ctx",
+    "hand",
+    "rouse",
     "scope_of",
     "wake",
     "wake_all",
@@ -126,15 +128,29 @@ class Waiter(Hook):
             self.wake()
 
 
-def wake(waiter: Any) -> bool:
-    """Wake what was taken out of a queue, a goroutine or a `Waiter`; False if that is
-    somebody else's already."""
+def rouse(waiter: Any) -> None:
+    """Wake what was taken out of a queue, a goroutine or a `Waiter`, and is the caller's."""
     if waiter.plain:
         ready(waiter)
-        return True
-    if not waiter.claim():
+    else:
+        waiter.wake()
+
+
+def hand(waiter: Any, value: Any, ok: bool) -> None:
+    """Hand over what it waited for, and `rouse`."""
+    if waiter.plain:
+        waiter.value = value
+        waiter.ok = ok
+        ready(waiter)
+    else:
+        waiter.give(value, ok)
+
+
+def wake(waiter: Any) -> bool:
+    """Claim, and `rouse`; False if it is somebody else's already."""
+    if not (waiter.plain or waiter.claim()):
         return False
-    waiter.wake()
+    rouse(waiter)
     return True
 
 
@@ -204,19 +220,24 @@ def told(g: Goroutine[Any], scope: Scope) -> None:
         g.scope = None
 
 
+def _tell(g: Goroutine[Any] | None, scope: Scope) -> None:
+    """Raise if scope was cancelled; g, if there is one, has been told then."""
+    failure = scope.failure()
+    if failure is not None:
+        if g is not None:
+            told(g, scope)
+        try:
+            raise failure
+        finally:
+            del failure  # else it, its traceback and this frame keep each other alive
+
+
 def check_ctx(ctx: Any) -> None:
     """Raise if ctx, None or a Context, is cancelled."""
     scope = scope_of(ctx)
     if scope is not None:
-        failure = scope.failure()
-        if failure is not None:
-            m = machine_or_none()
-            if m is not None and m.g is not None:
-                told(m.g, scope)
-            try:
-                raise failure
-            finally:
-                del failure  # else it, its traceback and this frame keep each other alive
+        m = machine_or_none()
+        _tell(None if m is None else m.g, scope)
 
 
 def check(g: Goroutine[Any], ctx: Any = None) -> None:
@@ -225,21 +246,9 @@ def check(g: Goroutine[Any], ctx: Any = None) -> None:
     if ctx is not None:
         scope = scope_of(ctx)
         if scope is not None and scope is not own:
-            failure = scope.failure()
-            if failure is not None:
-                told(g, scope)
-                try:
-                    raise failure
-                finally:
-                    del failure
+            _tell(g, scope)
     if own is not None:
-        failure = own.failure()
-        if failure is not None:
-            g.scope = None
-            try:
-                raise failure
-            finally:
-                del failure
+        _tell(g, own)
 
 
 def cancelable(hook: Hook, commit: Commit, g: Goroutine[Any], ctx: Any = None) -> Generator[Commit]:
@@ -284,10 +293,5 @@ def _watched(
         hook.over = True
         forget()
     if hook.canceled is not None:
-        failure = hook.canceled.failure()
-        assert failure is not None
-        told(g, hook.canceled)
-        try:
-            raise failure
-        finally:
-            del failure
+        _tell(g, hook.canceled)
+        raise AssertionError("a scope that has not ended has ended a wait")

@@ -34,11 +34,10 @@ from ..channel import Chan
 from ..runtime.clock import from_monotonic
 from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit
-from ..runtime.park import ready
 from ..runtime.thread import ThreadWaiter, deadline_of
 from ..runtime.timers import Timer as Alarm
 from ..runtime.timers import set_timer
-from ..runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
+from ..runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx, rouse
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -81,7 +80,7 @@ class TimerChan(Chan[float]):
                 # (Who waits already goes first: their alarm is late.)
                 receiver = self._strike(when, now)
                 if receiver is not None:
-                    _wake(receiver)
+                    rouse(receiver)
 
     def _blocked(self) -> None:
         """Somebody has begun to wait."""
@@ -139,7 +138,7 @@ class TimerChan(Chan[float]):
             self._alarm = None
             receiver = self._strike(alarm.when, monotonic())
         if receiver is not None:
-            _wake(receiver)
+            rouse(receiver)
 
     def _stop(self) -> bool:
         """Stop it; whether it was running, or nobody has received what was due."""
@@ -263,14 +262,6 @@ class TimerChan(Chan[float]):
 
 def _plainly(commit: Commit) -> Generator[Commit]:
     yield commit
-
-
-def _wake(receiver: Any) -> None:
-    """Wake who was taken out of the queue, and has been given what it waited for."""
-    if receiver.plain:
-        ready(receiver)
-    else:
-        receiver.wake()
 
 
 waits_for("chan receive", TimerChan.recv_ok)
