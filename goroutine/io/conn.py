@@ -432,6 +432,8 @@ def shut_down(fd: int, how: int = socket.SHUT_WR) -> None:
 def new_conn(fd: int, home: Machine) -> Conn:
     """A connection for a connected, non-blocking socket, polled by ``home``."""
     conn = Conn(fd, home, next(current().poller.keys))
+    if current() is not home:
+        home.poller.expect(conn)  # it may be stuck just now
     conn.at_home(home.poller.attach)
     return conn
 

@@ -272,7 +272,7 @@ class PollDesc:
         look, so it is the machine that must take the reader.)"""
         self.barred = True
         self.news = True
-        if machine_or_none() is None:
+        if self.home.runtime.count == 1 and machine_or_none() is None:
             self.home.post(self.wake_reader)
         else:
             self.wake_reader()

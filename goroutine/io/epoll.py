@@ -11,11 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from collections.abc import Callable
 from itertools import count
 
 from .desc import PollDesc, close_fd
 from .poller import POLLERR, POLLHUP, POLLIN, POLLOUT, Ready, Wait
+from .rescue import EpollRescue
 
 __all__ = ["EpollPoller"]
 
@@ -36,6 +38,8 @@ class EpollPoller:
         self.keys = count(FIRST_KEY + number, machines)
         self.asleep = [False]
         self.ready = ready
+        self.lock = threading.Lock()  # closing, and serving from outside (rescue.py)
+        self.rescue = EpollRescue(self)
         # By fd, as epoll reports: connections; and single waits, several to an fd. Two
         # epolls, since an fd may be both (a writer waits on a connection).
         self.descs: dict[int, PollDesc] = {}
@@ -74,6 +78,9 @@ class EpollPoller:
         except ValueError:
             return False
         return True
+
+    def waiting(self) -> list[Wait]:
+        return [wait for queue in self.waits.copy().values() for wait in list(queue)]
 
     def waiters(self) -> int:
         waiting = sum(len(queue) for queue in self.waits.copy().values())
@@ -122,8 +129,12 @@ class EpollPoller:
             except OSError:
                 pass  # closed
 
+    def expect(self, desc: PollDesc) -> None:
+        """Nothing stands against attaching it right away, here."""
+        self.attach(desc)
+
     def attach(self, desc: PollDesc) -> None:
-        if desc.closed:
+        if desc.closed or self.descs.get(desc.fd) is desc:
             return
         self.descs[desc.fd] = desc
         try:
@@ -142,9 +153,10 @@ class EpollPoller:
 
     def detach(self, desc: PollDesc) -> None:
         """Close the fd; the kernel takes it out of both epolls."""
-        self.descs.pop(desc.fd, None)
-        queue = self.waits.pop(desc.fd, None)
-        close_fd(desc.fd)
+        with self.lock:
+            self.descs.pop(desc.fd, None)
+            queue = self.waits.pop(desc.fd, None)
+            close_fd(desc.fd)
         self.ready_all(queue or [], POLLHUP)
 
     def close(self) -> None:

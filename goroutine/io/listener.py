@@ -212,7 +212,7 @@ class Listener(PollDesc):
             if m is current():
                 begin(g, fd, m)
             else:
-                m.post(lambda g=g, fd=fd, m=m: begin(g, fd, m))  # type: ignore[misc]
+                m.offer(lambda g=g, fd=fd, m=m: begin(g, fd, m))  # type: ignore[misc]
 
     async def shutdown(self, timeout: float | None = None, *, ctx: Context | None = None) -> bool:
         """Close the listener, and wait until the handlers that `serve` has begun have ended.

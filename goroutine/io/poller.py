@@ -21,6 +21,7 @@ from ..runtime.wait import Hook, Scope, cancelable, check
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
+    from .rescue import Rescue
 
 __all__ = ["POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "Poller", "Ready", "Wait"]
 
@@ -60,6 +61,15 @@ class Wait(Hook):
         m = self.m
         if m.poller.cancel(self):
             self.canceled = scope
+            m.post(lambda: m.poller.drop(self))
+            ready(self.g)
+
+    def happened(self, mask: int) -> None:
+        """Somebody else than its poller has found it ready: wake its goroutine, if that is
+        still to be done. From any thread."""
+        m = self.m
+        if m.poller.cancel(self):
+            self.result = mask
             m.post(lambda: m.poller.drop(self))
             ready(self.g)
 
@@ -108,6 +118,16 @@ class Poller(Protocol):
 
     def waiters(self) -> int:
         """How many goroutines wait for this poller (the deadlock rule needs to know)."""
+
+    @property
+    def rescue(self) -> Rescue:
+        """For sysmon, when the machine is stuck inside a step."""
+
+    def waiting(self) -> list[Wait]:
+        """The waits of this moment. From any thread."""
+
+    def expect(self, desc: Any) -> None:
+        """A desc that will be attached. From any thread."""
 
     def attach(self, desc: Any) -> None:
         """Begin to receive for a connection. Owner only."""

@@ -135,10 +135,16 @@ class Handler(Goroutine[Any]):
         return True
 
 
-def begin(g: Handler, fd: int, m: Machine) -> None:
-    """On machine m: make the connection and start its goroutine, here where both will live."""
+def begin(g: Handler, fd: int, planned: Machine) -> None:
+    """Make the connection and start its goroutine, on the machine where both will live: the
+    planned one, or if that is stuck another."""
+    m = current()
+    placement = m.runtime.placement
+    if m is not planned:
+        placement.give_back(planned)
+        placement.count(m)
     if flags["stop"]:
-        m.runtime.placement.give_back(m)
+        placement.give_back(m)
         close_fd(fd)
         return
     handler: Callable[[Conn], Awaitable[object]] = g.fn

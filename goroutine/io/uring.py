@@ -7,7 +7,7 @@ receive is submitted per message: a multishot receive stays armed for as long as
 connection lives. Buffers are handed back in one store after the whole batch is decoded.
 
 Keys (user_data): 0 is for operations whose completion says nothing; WAKE for the eventfd;
-every other key names one Wait or one PollDesc and is never used again, so that a late
+every other key names one Wait, one Op or one PollDesc and is never used again, so that a late
 completion of something that is gone finds nobody and is dropped.
 """
 
@@ -27,7 +27,9 @@ from ..runtime import shared
 from . import ioring
 from .desc import MOST_CHUNKS, PollDesc, close_fd
 from .ioring import abi
+from .op import Op, end_all
 from .poller import POLLIN, Ready, Wait
+from .rescue import UringRescue
 
 __all__ = ["UringPoller"]
 
@@ -41,6 +43,21 @@ MASK = 0xFFFFFFFF
 DATA = abi.CQE_F_BUFFER | abi.CQE_F_MORE
 
 
+class _Ring(ioring.Ring):
+    """Submits, when it is full in the middle of a step, with nobody else at the sockets: an
+    operation may complete while it is being submitted (rescue.py)."""
+
+    __slots__ = ("rescue",)
+
+    rescue: UringRescue
+
+    def make_room(self) -> int:
+        rescue = self.rescue
+        with rescue.lock:
+            rescue.armed[0] = False
+            return super().make_room()
+
+
 class UringPoller:
     """See poller.Poller for the interface. Made and polled in its machine's thread."""
 
@@ -48,14 +65,16 @@ class UringPoller:
     direct = False  # data comes with the completion; readers don't call read(2)
 
     def __init__(self, ready: Ready, number: int = 0, machines: int = 1) -> None:
-        # All that is attached, and the waits.
+        # All that is attached, the waits, and the operations under way.
         self.descs: dict[int, PollDesc] = {}
         self.waits: dict[int, Wait] = {}
+        self.ops: dict[int, Op] = {}
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
         self.asleep = [False]
         self.ready = ready
-        self.ring = ioring.Ring(entries=1024, cq_entries=8192)
+        self.ring = _Ring(entries=1024, cq_entries=8192)
+        self.ring.rescue = self.rescue = UringRescue(self)
         try:
             self.buffers = ioring.BufferRing(self.ring, 0, BUFFERS, 1 << BUFFER_SHIFT)
             self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -80,8 +99,19 @@ class UringPoller:
         """Take a wait back. Its poll in the kernel goes on until `drop`."""
         return self.waits.pop(wait.key, None) is not None
 
+    def waiting(self) -> list[Wait]:
+        return list(self.waits.copy().values())
+
+    def expect(self, desc: PollDesc) -> None:
+        # Stored first, then the look: who begins to watch does it the other way round.
+        self.descs[desc.key] = desc
+        rescue = self.rescue
+        if rescue.watching:
+            rescue.watch(desc)
+
     def waiters(self) -> int:
-        return len(self.waits) + sum(desc.waiting() for desc in self.descs.copy().values())
+        waiting = len(self.waits) + len(self.ops)
+        return waiting + sum(desc.waiting() for desc in self.descs.copy().values())
 
     # -- the owner's ----------------------------------------------------------------------
 
@@ -93,10 +123,36 @@ class UringPoller:
     def drop(self, wait: Wait) -> None:
         self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=wait.key, user_data=0)
 
+    def submit(self, op: Op) -> None:
+        """Queue an operation; its goroutine has parked."""
+        op.key = key = next(self.keys)
+        self.ops[key] = op
+        try:
+            op.place = self.ring.tail
+            self.ring.prepare(
+                op.code,
+                flags=op.flags,
+                fd=op.fd,
+                off=op.off,
+                addr=op.addr,
+                length=op.length,
+                op_flags=op.op_flags,
+                user_data=key,
+            )
+        except OSError as failure:  # the queue is full, and the kernel takes no more just now
+            del self.ops[key]
+            op.done(-(failure.errno or errno.EIO))
+            self.ready(op.g)
+
+    def stop(self, op: Op) -> None:
+        """Ask the kernel to cancel an operation. Its completion comes as it would have."""
+        if op.key in self.ops:
+            self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=op.key, user_data=0)
+
     def attach(self, desc: PollDesc) -> None:
         if desc.closed:
             return
-        self.descs[desc.key] = desc
+        self.expect(desc)
         self.arm(desc)
 
     def adopt(self, desc: PollDesc) -> None:
@@ -140,6 +196,7 @@ class UringPoller:
         An armed operation holds the kernel's file beyond the close: it is cancelled first.
         """
         key = desc.key
+        self.rescue.forget(desc)
         if self.descs.pop(key, None) is not None and desc.armed and not shared.flags.get("stop"):
             # (At the end of the run the ring goes anyway, and this may not be its thread.)
             self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
@@ -163,6 +220,7 @@ class UringPoller:
             desc.abandon()
         self.fds_to_close.clear()
         self.descs.clear()
+        self.rescue.close()
         self.ring.close()
         os.close(self.eventfd)
 
@@ -183,17 +241,22 @@ class UringPoller:
         unpack = struct.Struct("<QiHH").iter_unpack
         memory, release = buffers.data, buffers.release
         append = self.ready
-        descs, waits = self.descs, self.waits
+        descs, waits, ops = self.descs, self.waits, self.ops
         fds_to_close, rearm = self.fds_to_close, self.rearm
         other, asleep = self.other, self.asleep
         leave, find = self.leave, self.descs.get
+        armed, end_rescue = self.rescue.armed, self.rescue.end
 
         def poll(timeout: float | None) -> int:
+            if armed[0]:
+                end_rescue()
             # -- submit, and wait
             tail = ring.tail
             pending = (tail - sq_head[0]) & MASK
             if timeout == 0 or fds_to_close:  # (those must not wait for the end of a sleep)
-                if not (pending or descs or waits or fds_to_close) and cq_tail[0] == cq_head[0]:
+                if not (pending or descs or waits or ops or fds_to_close) and (
+                    cq_tail[0] == cq_head[0]
+                ):
                     return 0  # nothing can happen
                 if pending:
                     sq_tail[0] = tail & MASK
@@ -290,6 +353,11 @@ class UringPoller:
 
     def other(self, key: int, res: int, flags: int, data: bytes) -> int:
         """Every completion but the usual one. Returns the goroutines made ready."""
+        op = self.ops.pop(key, None)
+        if op is not None:
+            op.done(res)
+            self.ready(op.g)
+            return 1
         wait = self.waits.get(key)
         if wait is not None and res == POLLRDHUP and not wait.events & POLLIN:
             self.poll_on(wait, flags)

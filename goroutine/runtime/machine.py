@@ -67,6 +67,7 @@ class Machine:
     """M with its P. Made in its own thread, so that its reference counts are local to it."""
 
     __slots__ = (
+        "arrivals",
         "base",
         "context",
         "g",
@@ -80,6 +81,7 @@ class Machine:
         "spins",
         "stealers",
         "steals",
+        "stuck",
         "tick",
         "unused_spins",
     )
@@ -96,8 +98,10 @@ class Machine:
         self.context = self.base  # what the running goroutine runs in
         # Calls for this machine from other threads; see post().
         self.inbox: deque[Callable[[], object]] = deque()
+        self.arrivals: deque[Callable[[], object]] = deque()  # see offer()
         self.stealers: list[tuple[Stealer, Machine]] = []
         self.tick = 0  # passes; sysmon sees by it whether this machine gets on
+        self.stuck = False  # inside one long step; set by sysmon
         self.steals = 0
         self.spins = 10e-6  # seconds to spin: doubled when it pays, halved when it doesn't
         self.unused_spins = 0
@@ -115,6 +119,18 @@ class Machine:
         self.inbox.append(call)
         if idle.pop(self.id, None) is not None:
             self.wake()
+
+    def offer(self, call: Callable[[], object]) -> None:
+        """`post` a call that another machine may make, if this one is stuck."""
+        self.arrivals.append(call)
+        self.post(self.take_arrival)
+
+    def take_arrival(self) -> None:
+        try:
+            call = self.arrivals.popleft()
+        except IndexError:
+            return  # sysmon gave it to another machine
+        call()
 
     def run(self) -> None:
         """Step goroutines until the run is over. Called once, by the machine's thread."""
@@ -298,7 +314,7 @@ class Machine:
                 # runnext belongs to whoever is about to run it, unless that machine is
                 # inside a long step: then nobody else would.
                 running = victim.g
-                if running is not None and victim.p.runnext and self.stuck(victim, running):
+                if running is not None and victim.p.runnext and self.stays(victim, running):
                     got = steal(True)
                 del running
             if got:
@@ -320,7 +336,7 @@ class Machine:
         return False
 
     @staticmethod
-    def stuck(victim: Machine, running: Goroutine[Any]) -> bool:
+    def stays(victim: Machine, running: Goroutine[Any]) -> bool:
         """Whether the victim stays in one and the same step for a few microseconds."""
         tick = victim.tick
         return all(victim.g is running and victim.tick == tick for _ in repeat(None, 100))

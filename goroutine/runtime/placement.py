@@ -4,7 +4,7 @@ The machine with the fewest connections, but counted in groups of GROUP: the fir
 to one machine, the next to another, and from there on evenly. A machine that serves a few
 connections at once pays one wake-up and one enter for all of them, so few connections are
 served faster by one machine than by several (perf/NOTES.md); if they turn out to be much
-work, the others steal it.
+work, the others steal it. One that is stuck in a long computation gets none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Placement:
         """The home for one more connection, which is counted."""
         counts = self._counts
         with self._lock:
-            m = min(self._machines, key=lambda m: counts.get(m.id, 0) // GROUP)
+            m = min(self._machines, key=lambda m: (m.stuck, counts.get(m.id, 0) // GROUP))
             counts[m.id] = counts.get(m.id, 0) + 1
         return m
 

@@ -3,10 +3,10 @@
 It is needed for what a machine cannot do while it is inside one long step: let another
 machine have the work that piled up behind it. Every PERIOD it compares each machine's pass
 counter and running goroutine with those of the time before; one that stands still while
-work waits and others sleep gets a thief sent. Timers that a machine is late for are fired
-from here. When nothing has moved for a while, all being asleep, sysmon sleeps too, without a
-timeout; it is called again by the end of the run, and by the first machine to see
-``flags["sysmon"]`` unset.
+work waits and others sleep gets a thief sent, and its connections are served from here
+(rescuer.py). Timers that a machine is late for are fired from here. When nothing has moved
+for a while, all being asleep, sysmon sleeps too, without a timeout; it is called again by
+the end of the run, and by the first machine to see ``flags["sysmon"]`` unset.
 """
 
 from __future__ import annotations
@@ -14,33 +14,40 @@ from __future__ import annotations
 import ctypes
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .idle import wakep
+from .rescuer import Rescuer
 from .shared import flags, idle, machines
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from .scheduler import Runtime
 
 __all__ = ["Sysmon", "interrupt"]
 
-PERIOD = 0.01
+PERIOD = 0.005
 """Seconds between two looks. Go's is 20 us growing to 10 ms; its look costs less."""
+
+LATE = 0.01
+"""Seconds after which the timers of a machine that isn't stuck are fired from here."""
 
 ALONE = 0.1
 """Seconds after which the timers of a single machine are fired from here."""
 
-QUIET = 8
+QUIET = 16
 """Looks without any movement after which sysmon sleeps until it is called."""
 
 
 class Sysmon:
     """The supervisor of one run."""
 
-    __slots__ = ("_called", "_runtime")
+    __slots__ = ("_called", "_rescuer", "_runtime", "_watchdog")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._rescuer = Rescuer(runtime.machines)
+        self._watchdog = Watchdog()
         # Released by whoever wants sysmon's attention; at most one release is pending.
         self._called = threading.Lock()
         self._called.acquire()
@@ -54,13 +61,22 @@ class Sysmon:
 
     def run(self) -> None:
         """Watch until the run is over."""
+        try:
+            self.watch()
+        finally:
+            self._rescuer.close()
+
+    def watch(self) -> None:
         over, called = self._runtime.over, self._called
         errands = self._runtime.errands
-        seen: dict[int, tuple[int, Any]] = {}
+        seen: dict[int, _Seen] = {}
+        rescuer = self._rescuer
         quiet = 0
         while True:
             if quiet < QUIET:
-                if over.acquire(timeout=PERIOD):
+                if rescuer:
+                    rescuer.serve(PERIOD)
+                if over.acquire(timeout=0 if rescuer else PERIOD):
                     if self._runtime.outcome is not None:
                         return
                     errands.serve()
@@ -79,32 +95,59 @@ class Sysmon:
                 flags["sysmon"] = True
                 quiet = 0
 
-    def look(self, seen: dict[int, tuple[int, Any]]) -> bool:
+    def look(self, seen: dict[int, _Seen]) -> bool:
         """One look at every machine; whether anything moved or runs."""
         moved = False
-        alone = len(self._runtime.machines) == 1
-        self._runtime.collector.adapt(sum(len(m.p.goroutines) for m in self._runtime.machines))
-        for m in self._runtime.machines:
+        machines_ = self._runtime.machines
+        alone = len(machines_) == 1
+        now = monotonic()
+        self._runtime.collector.adapt(sum(len(m.p.goroutines) for m in machines_))
+        for m in machines_:
             number = m.id
-            running = m.g
-            now = (m.tick, None if running is None else running.id)
-            stuck = seen.get(number) == now
-            seen[number] = now
-            if not stuck or number not in idle:
+            tick, running = m.tick, m.g
+            id_ = 0 if running is None else running.id
+            before = seen.get(number)
+            if before is None:
+                before = seen[number] = _Seen()
+            same_pass = before.tick == tick
+            stuck = same_pass and before.id == id_
+            asleep = number in idle
+            if not stuck or not asleep:
                 moved = True
-            if number in idle:
+            if not stuck:
+                before.tick, before.id, before.since = tick, id_, now
+            # (In the same pass it has not polled, whichever goroutine it runs now.)
+            before.looks = before.looks + 1 if same_pass and id_ and not asleep else 0
+            if not alone:
+                self._rescuer.look(m, tick, before.looks)
+            if asleep:
                 continue
             p = m.p
-            if stuck and running is not None and idle and (p.runnext or p.length()):
-                wakep()
+            if stuck and running is not None:
+                if idle and (p.runnext or p.length()):
+                    wakep()
+                if now - before.since > self._watchdog.most:
+                    self._watchdog.bark(m, running, now - before.since)
             when = p.timers.next_when()
             if when is not None:
                 # It is in a long step, or in a pass of many. (A single machine has nobody to
                 # run what its timers wake, and better keeps their order.)
-                late = ALONE if alone else 0.0 if stuck else PERIOD
-                if when <= monotonic() - late:
+                late = ALONE if alone else 0.0 if stuck else LATE
+                if when <= now - late:
                     p.timers.run_due()
         return moved
+
+
+class _Seen:
+    """What the last look saw of one machine."""
+
+    __slots__ = ("id", "looks", "since", "tick")
+
+    def __init__(self) -> None:
+        self.tick = -1
+        self.id = 0  # of the goroutine it ran
+        self.since = 0.0  # when this was seen first
+        self.looks = 0  # how often in a row it was in the same pass
 
 
 def interrupt(runtime: Runtime) -> None:
