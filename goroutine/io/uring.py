@@ -221,7 +221,11 @@ class UringPoller:
         self.fds_to_close.clear()
         self.descs.clear()
         self.rescue.close()
-        self.ring.close()
+        try:
+            if self.ops:
+                end_all(self.ring, self.ops)
+        finally:
+            self.ring.close()
         os.close(self.eventfd)
 
     # -- poll -----------------------------------------------------------------------------
