@@ -41,6 +41,8 @@ __all__ = ["Machine"]
 SLICE = 61
 """Steps between two looks at the global queue, the timers and the poller. Go: schedtick % 61."""
 
+TURNS = tuple(range(SLICE))
+
 INHERIT = 16
 """How often in a row runnext may go before the queue: a ping-pong pair cannot starve it.
 (Go bounds this by a 10 ms time slice; reading the clock each step would cost more.)"""
@@ -70,19 +72,23 @@ class Machine:
         "arrivals",
         "base",
         "context",
+        "done",
         "g",
         "id",
         "inbox",
         "p",
+        "parks",
         "poller",
         "random",
         "ready",
         "runtime",
+        "searches",
         "spins",
         "stealers",
         "steals",
         "stuck",
         "tick",
+        "turns",
         "unused_spins",
     )
 
@@ -103,6 +109,12 @@ class Machine:
         self.tick = 0  # passes; sysmon sees by it whether this machine gets on
         self.stuck = False  # inside one long step; set by sysmon
         self.steals = 0
+        # What a pass goes through, a turn for each step: emptied from outside, by halt.py alone,
+        # it lets no step begin after the one that is under way.
+        self.turns = [*TURNS]
+        # For debug.stats: steps (told to others when it goes idle and after a whole slice),
+        # sleeps, and how often it looked around for work.
+        self.done = self.parks = self.searches = 0
         self.spins = 10e-6  # seconds to spin: doubled when it pays, halved when it doesn't
         self.unused_spins = 0
 
@@ -166,6 +178,7 @@ class Machine:
         globalq, machines = self.runtime.globalq, self.runtime.count
         yielded = p.yielded
         give_way = yielded.append
+        turns, done = self.turns, self.done
         inherited = 0
         many = False  # whether the last poll delivered many: then the next one will, too
         began, steps, per_step = 0.0, 1, 0.0  # of the last pass, while others sleep
@@ -195,6 +208,7 @@ class Machine:
                 per_step = min((monotonic() - began) / steps, 1.25 * per_step + 1e-7)
                 began = 0.0
             if not rotate() and not runnext:
+                self.done = done
                 if not self.find_runnable():
                     continue
                 many = len(batch) >= MANY
@@ -206,29 +220,33 @@ class Machine:
                     wakep()
                 began = monotonic()
 
-            for _ in repeat(None, SLICE):
+            for turn in turns:
                 # -- next
                 if runnext:
                     g = take_next(0, None)
                     if g is None:
+                        done -= 1
                         continue  # a thief took it
                     inherited += 1
                     if inherited > INHERIT:
                         inherited = 0
                         if batch:
                             append(g)
+                            done -= 1
                             continue
                 else:
                     inherited = 0
                     try:
                         g = popleft()
                     except IndexError:
+                        done += turn
                         break
                 # -- one step: from here to the end of the try block g is this machine's
                 self.g = g
                 try:
                     for commit in g.it:
                         if base:
+                            self.done = done + turn + 1
                             return g, commit
                         if commit is None:
                             if g.scope is not None:
@@ -246,12 +264,18 @@ class Machine:
                         if g.joiners is not None:
                             g.wake_joiners()
                         if base:
+                            self.done = done + turn + 1
                             return g, _FINISHED
                 except BaseException as failure:
                     self.escaped(g, failure)
                     if base:  # what a failed goroutine has set is not for the next one
+                        self.done = done + turn + 1
                         return g, _FINISHED
+            else:
+                self.done = done = done + SLICE
             self.g = g = None
+            if not turns:
+                self.runtime.halt.wait(self)
 
     # -- looking for work -----------------------------------------------------------------
 
@@ -345,6 +369,7 @@ class Machine:
         """Look around without sleeping; learn whether that pays. What was found, or ""."""
         poll, inbox, stealers = self.poller.poll, self.inbox, self.stealers
         batch, runnext = self.p.batch, self.p.runnext
+        self.searches += 1
         budget = self.spins
         until = monotonic() + budget
         found = ""
@@ -387,6 +412,7 @@ class Machine:
         p.sweep()  # else slots that thieves emptied keep their goroutines alive
         when = p.timers.next_when()
         timeout = None if when is None else max(0.0, when - monotonic())
+        self.parks += 1
         asleep = self.poller.asleep
         asleep[0] = True  # taken back by the poll, before it hands anything over
         self.poller.poll(timeout)

@@ -24,6 +24,7 @@ from .exit import GoExit
 from .gate import Gate
 from .globalq import GlobalQueue
 from .goroutine import Goroutine, close_steps
+from .halt import Halt
 from .idle import wakep
 from .machine import Machine
 from .offload import Pool
@@ -71,6 +72,7 @@ class Runtime:
         # for what has a thread of its own that wakes goroutines (aio.py). The pool still works.
         self.at_end: list[Callable[[], object]] = []
         self.collector = Collector()
+        self.halt = Halt(self)
         self.sysmon = sysmon.Sysmon(self)
         self.without_main = False  # main has ended by goexit
         self.dead = False  # it ended by deadlock
@@ -249,6 +251,7 @@ class Runtime:
             self.stop()
             self.errands.close()  # if that was interrupted, or the run has not begun
             self.await_machines()
+            self.halt.finish()
             if self.dead:
                 self.report_deadlock()
             while self.at_end:

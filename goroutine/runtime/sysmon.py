@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from .idle import wakep
 from .rescuer import Rescuer
 from .shared import flags, idle, machines
+from .since import Rounds
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ QUIET = 16
 class Sysmon:
     """The supervisor of one run."""
 
-    __slots__ = ("_called", "_rescuer", "_runtime", "_watchdog")
+    __slots__ = ("_called", "_rescuer", "_rounds", "_runtime", "_watchdog", "asleep_since")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._rescuer = Rescuer(runtime.machines)
         self._watchdog = Watchdog()
+        self._rounds = Rounds(runtime)
+        self.asleep_since: float | None = None  # while nothing moves
         # Released by whoever wants sysmon's attention; at most one release is pending.
         self._called = threading.Lock()
         self._called.acquire()
@@ -91,7 +94,9 @@ class Sysmon:
                 if not self.look(seen):
                     if self._runtime.asleep():
                         self._runtime.deadlocked()
+                    self.asleep_since = monotonic()
                     called.acquire()
+                    self.asleep_since = None
                 flags["sysmon"] = True
                 quiet = 0
 
@@ -101,6 +106,9 @@ class Sysmon:
         machines_ = self._runtime.machines
         alone = len(machines_) == 1
         now = monotonic()
+        if self._runtime.halt.active:
+            return True  # they stand still on our account
+        self._rounds.look(now)
         self._runtime.collector.adapt(sum(len(m.p.goroutines) for m in machines_))
         for m in machines_:
             number = m.id
