@@ -141,8 +141,6 @@ class UringRescue:
             self.watching = True
             for desc in self._poller.descs.copy().values():
                 self.watch(desc)
-        self._again.clear()
-        self._full.clear()
         with self.lock:
             self.armed[0] = True
             if still() and ring.cq_head[0] == ring.cq_tail[0]:
@@ -152,13 +150,17 @@ class UringRescue:
 
     def serve(self) -> bool:
         assert self._epoll is not None
-        again, self._again = self._again, {}
         events: list[tuple[int, int]] = self._epoll.poll(0, EVENTS)
         more = len(events) == EVENTS
-        for fd, mask in [*again.items(), *events]:
+        again, self._again = self._again, {}
+        again.update(events)
+        for fd, mask in again.items():
             with self.lock:
                 if not self.armed[0]:
-                    return False  # what isn't read now the machine receives itself
+                    # The machine is back. But it may have entered its ring before this came,
+                    # and be stuck again: the edge is kept for then.
+                    self._again = again
+                    return False
                 desc = self.by_fd.get(fd)
                 if desc is None or desc.closed:
                     continue

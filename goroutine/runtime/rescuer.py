@@ -72,6 +72,7 @@ class Rescuer:
         # Edge-triggered: what is in there and not for us would be reported over and over.
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         self.redirect(m)
+        m.poller.rescue.look()
         ready_waits(m.poller.waiting())
 
     def leave(self, m: Machine) -> None:
