@@ -7,8 +7,9 @@ one that waits for data costs a few hundred bytes and no thread.
 from __future__ import annotations
 
 import sys
+from signal import SIGINT, SIGTERM
 
-from goroutine import start
+from goroutine import Chan, chan, go, signal, start
 from goroutine.net import Conn, listen
 
 
@@ -19,13 +20,15 @@ async def echo(conn: Conn) -> None:
 
 
 async def main(port: int = 8080) -> None:
-    async with await listen("tcp", f"127.0.0.1:{port}") as listener:
-        print("echoing on", listener.address, flush=True)
-        await listener.serve(echo)  # a goroutine for every connection
+    stop: Chan[int] = chan(1)
+    signal.notify(stop, SIGINT, SIGTERM)
+    listener = await listen("tcp", f"127.0.0.1:{port}")
+    print("echoing on", listener.address, flush=True)
+    go(listener.serve, echo)  # a goroutine for every connection
+    await stop.recv()
+    await listener.shutdown(0)  # who is connected is cut off; with 10, gets 10 s to finish
+    print("bye")
 
 
 if __name__ == "__main__":
-    try:
-        start(main, *map(int, sys.argv[1:2]))
-    except KeyboardInterrupt:
-        print("bye")
+    start(main, *map(int, sys.argv[1:2]))
