@@ -202,7 +202,7 @@ async def _connect(family: int, where: Any, ctx: Context | None) -> Conn:
         else:
             s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             code = s.connect_ex(where)
-            if code in (errno.EINPROGRESS, errno.EINTR, errno.EAGAIN):
+            if code in (errno.EINPROGRESS, errno.EINTR):
                 await _parked(Wait(s.fileno(), POLLOUT), ctx)
                 code = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
