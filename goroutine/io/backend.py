@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable
@@ -20,8 +21,8 @@ def make(io: str, ready: Callable[[Any], None], number: int, machines: int) -> P
     """A poller for the calling thread. ``io`` is "auto", "io_uring" or "epoll".
 
     "auto" takes epoll after any OSError from io_uring's set-up (forbidden by seccomp or
-    sysctl, too old a kernel, no memory to lock) and logs one line that says why.
-    "io_uring" raises that error.
+    sysctl, too old a kernel, no memory to lock) and logs one line that says why. "io_uring"
+    raises that error, and both raise it when there are no fds left.
     """
     global _refused
     from .epoll import EpollPoller
@@ -33,8 +34,8 @@ def make(io: str, ready: Callable[[Any], None], number: int, machines: int) -> P
     try:
         return UringPoller(ready, number, machines)
     except OSError as failure:
-        if io == "io_uring":
-            raise
+        if io == "io_uring" or failure.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # (it says nothing about io_uring, and epoll needs more of them)
         with _lock:
             first = _refused is None
             _refused = str(failure)
