@@ -32,6 +32,13 @@ __all__ = ["Listener"]
 
 _log = logging.getLogger("goroutine.net")
 
+MOST_PENDING = 256
+"""Accepted connections that nobody has taken, after which accepting stops until all are. (The
+kernel accepts all that wait at once, so there may be as many more as its queue has.)"""
+
+WARN_EVERY = 10.0
+"""Seconds between two warnings that accepting fails."""
+
 
 class Listener(PollDesc):
     """Accepts connections. ``async with`` closes it; ``async for conn in listener`` accepts.
@@ -56,7 +63,16 @@ class Listener(PollDesc):
 
     accepting = True
 
-    __slots__ = ("_delay", "_handlers", "_lock", "_path", "_waiting", "address")
+    __slots__ = (
+        "_delay",
+        "_handlers",
+        "_lock",
+        "_path",
+        "_retry",
+        "_waiting",
+        "_warned",
+        "address",
+    )
 
     def __init__(
         self, fd: int, home: Machine, key: int, address: str, path: BoundPath | None = None
@@ -69,6 +85,8 @@ class Listener(PollDesc):
         self._waiting = WaitQueue()
         self._handlers = Handlers()
         self._delay = 0.0
+        self._retry = False  # a timer is set that accepts again
+        self._warned = -WARN_EVERY
 
     # -- from the poller, on the home machine -----------------------------------------------
 
@@ -76,6 +94,7 @@ class Listener(PollDesc):
         """An fd, or a negative errno, from a multishot accept."""
         if result >= 0:
             self._delay = 0.0
+            full = False
             with self._lock:
                 if self.closed:
                     close_fd(result)
@@ -83,8 +102,11 @@ class Listener(PollDesc):
                 g = self._waiting.take()
                 if g is None:
                     self.chunks.append(result)
-                    return
-            hand(g, result, True)
+                    full = len(self.chunks) >= MOST_PENDING and not self.paused
+            if g is not None:
+                hand(g, result, True)
+            elif full:
+                self.at_home(Listener._hold_back)
             return
         code = -result
         if self.closed or code in (errno.ECANCELED, errno.EBADF, errno.EINVAL):
@@ -94,32 +116,63 @@ class Listener(PollDesc):
             return
         # Out of fds or memory: it may pass. Go's Serve waits 5 ms, doubling up to 1 s.
         self._delay = min(1.0, self._delay * 2 or 0.005)
-        why = os.strerror(code)
-        _log.warning("accept on %s: %s; again in %g s", self.address, why, self._delay)
+        self._warn(os.strerror(code))
+        self._retry = True
         self.home.p.timers.add(Timer(monotonic() + self._delay, self._resume, None))
+
+    def _warn(self, why: str) -> None:
+        """Once in a while: who floods us must not fill the disk as well."""
+        now = monotonic()
+        level = logging.DEBUG
+        if now - self._warned >= WARN_EVERY:
+            self._warned = now
+            level = logging.WARNING
+        _log.log(level, "accept on %s: %s; again in %g s", self.address, why, self._delay)
 
     def _resume(self, _: None) -> None:
         """From any thread: sysmon fires the timers of a machine that is late."""
+        self._retry = False
         self.at_home(Listener._accept_again)
 
     def _accept_again(self) -> None:
-        if not self.closed:
+        if not self.closed and not self.paused:
             if self.home.poller.direct:
                 self.accept_all()
             else:
                 self.at_home(self.home.poller.resume)
 
+    def _hold_back(self) -> None:
+        """Nobody takes what is accepted: leave the next ones to the kernel, whose queue has a
+        bound. At home, as is `_go_on`; the lock, for those who take."""
+        with self._lock:
+            if self.closed or self.paused or len(self.chunks) < MOST_PENDING:
+                return
+            self.paused = True
+        if not self.home.poller.direct:
+            self.home.poller.pause(self)  # type: ignore[attr-defined]
+
+    def _go_on(self) -> None:
+        """All have been taken."""
+        with self._lock:
+            if not self.paused or self.chunks:
+                return
+            self.paused = False
+        self._accept_again()
+
     def accept_all(self) -> None:
-        """The epoll way: until there are no more."""
+        """The epoll way: until there are no more. (Not while a timer is set to do that: every
+        connection that comes is an edge, and would set another.)"""
+        if self._retry:
+            return
         with borrowed(self.fd) as s:
-            while not self.closed:
+            while not self.closed and not self.paused:
                 try:
                     fd, _ = s._accept()  # type: ignore[attr-defined]
                 except BlockingIOError:
                     return
                 except OSError as failure:
-                    self.accepted(-(failure.errno or errno.EIO))
                     if failure.errno not in _RETRY_NOW:
+                        self.accepted(-(failure.errno or errno.EIO))
                         return
                 else:
                     os.set_blocking(fd, False)
@@ -141,7 +194,10 @@ class Listener(PollDesc):
             raise self.barred_error()
         if self.chunks:
             fd: int = self.chunks.pop(0)
+            drained = self.paused and not self.chunks
             self._lock.release()
+            if drained:
+                self.at_home(Listener._go_on)
             return fd
         g.value = None
         # Released after the frame has stopped, as in channel.py.
@@ -296,7 +352,8 @@ class Listener(PollDesc):
             raise StopAsyncIteration from None
 
 
-_RETRY_NOW = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN)
+# That one connection is gone; there may be others.
+_RETRY_NOW = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO)
 
 
 waits_for("IO wait", Listener._accept_fd)

@@ -150,16 +150,19 @@ class Op(Hook):
         """Nobody is going to see this result."""
 
 
-def end_all(ring: Ring, ops: dict[int, Op]) -> None:
+def end_all(ring: Ring, ops: dict[int, Op]) -> list[ioring.Completion]:
     """The run is over, and its goroutines are closed: have the kernel let go of all that
-    ``ops`` keep. In the ring's thread, which closes it next."""
+    ``ops`` keep. In the ring's thread, which closes it next. Returns what else had completed."""
     try:
         ring.sync_cancel(timeout=1.0)
     except OSError:
         pass
+    others = []
     for completion in ring.completions():
         op = ops.pop(completion.user_data, None)
-        if op is not None:
+        if op is None:
+            others.append(completion)
+        else:
             op.result = completion.res
             op.lost(completion.res)
     submitted = ring.tail - ring.pending()
@@ -169,6 +172,7 @@ def end_all(ring: Ring, ops: dict[int, Op]) -> None:
         else:
             _stuck.append(op)
     ops.clear()
+    return others
 
 
 _stuck: list[Op] = []

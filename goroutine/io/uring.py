@@ -69,6 +69,8 @@ class UringPoller:
         self.descs: dict[int, PollDesc] = {}
         self.waits: dict[int, Wait] = {}
         self.ops: dict[int, Op] = {}
+        # Keys of listeners, up to the last completion: it may bring an fd after the closing.
+        self.accepts: set[int] = set()
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
         self.asleep = [False]
@@ -76,6 +78,11 @@ class UringPoller:
         self.ring = _Ring(entries=1024, cq_entries=8192)
         self.ring.rescue = self.rescue = UringRescue(self)
         try:
+            if not self.ring.flags & abi.SETUP_SINGLE_ISSUER:
+                # The kernels that learnt this flag learnt to receive by multishot, too. One that
+                # hasn't refuses every receive, when it is too late to turn to epoll.
+                text = "this kernel's io_uring is too old (6.0 is needed)"
+                raise OSError(errno.ENOSYS, text)
             self.buffers = ioring.BufferRing(self.ring, 0, BUFFERS, 1 << BUFFER_SHIFT)
             self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
@@ -162,6 +169,7 @@ class UringPoller:
     def arm(self, desc: PollDesc) -> None:
         desc.armed = True
         if desc.accepting:
+            self.accepts.add(desc.key)
             self.ring.prepare(
                 abi.OP_ACCEPT,
                 ioprio=abi.ACCEPT_MULTISHOT,
@@ -200,6 +208,8 @@ class UringPoller:
         if self.descs.pop(key, None) is not None and desc.armed and not shared.flags.get("stop"):
             # (At the end of the run the ring goes anyway, and this may not be its thread.)
             self.ring.prepare(abi.OP_ASYNC_CANCEL, addr=key, user_data=0)
+        if not desc.armed:
+            self.accepts.discard(key)
         self.fds_to_close.append(desc.fd)
 
     def arm_wake(self) -> None:
@@ -222,8 +232,10 @@ class UringPoller:
         self.descs.clear()
         self.rescue.close()
         try:
-            if self.ops:
-                end_all(self.ring, self.ops)
+            if self.ops or self.accepts:
+                for key, res, _ in end_all(self.ring, self.ops):
+                    if key in self.accepts and res >= 0:
+                        close_fd(res)  # accepted, and nobody has looked
         finally:
             self.ring.close()
         os.close(self.eventfd)
@@ -375,7 +387,12 @@ class UringPoller:
             return 1
         desc = self.descs.get(key)
         if desc is None:
-            if key == WAKE and not flags & abi.CQE_F_MORE:
+            if key in self.accepts:  # accepted for a listener that is gone
+                if res >= 0:
+                    close_fd(res)
+                if not flags & abi.CQE_F_MORE:
+                    self.accepts.discard(key)
+            elif key == WAKE and not flags & abi.CQE_F_MORE:
                 self.arm_wake()
             return 0
         more = flags & abi.CQE_F_MORE
@@ -383,8 +400,10 @@ class UringPoller:
             desc.armed = False
         if desc.accepting:
             desc.accepted(res)  # type: ignore[attr-defined]
-            if not more and res != -errno.ECANCELED and res != -errno.EINVAL:
-                self.rearm_accept(desc, res)
+            if not more and not desc.paused and (res >= 0 or res == -errno.ECANCELED):
+                # (ECANCELED: it was held back, and all have been taken meanwhile. After
+                # another error, such as EMFILE, the listener decides when.)
+                self.rearm.append(desc)
             return 0
         if res > 0:
             # The last of its multishot (the kernel ends one now and then), or more is queued.
@@ -422,11 +441,6 @@ class UringPoller:
                 length=abi.POLL_ADD_MULTI,
                 user_data=wait.key,
             )
-
-    def rearm_accept(self, desc: PollDesc, res: int) -> None:
-        """Accept again; the listener decides when, after an error such as EMFILE."""
-        if res >= 0:
-            self.rearm.append(desc)
 
 
 _PASSING = frozenset((errno.EINTR, errno.ETIME, errno.EAGAIN, errno.EBUSY))

@@ -459,7 +459,7 @@ CHILD = """
     import goroutine
     from goroutine import go, net
 
-    logging.basicConfig(format="LOG %(message)s")
+    logging.basicConfig(format="LOG %(message)s", level=logging.DEBUG)
 
     async def echo(conn):
         while data := await conn.read():
