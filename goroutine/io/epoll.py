@@ -175,9 +175,14 @@ class EpollPoller:
         eventfd, once = self.eventfd, self.once.fileno()
         waits, asleep = self.waits, self.asleep
 
+        polls = seen = 0
+        self.counts = lambda: (polls, seen)
+
         def poll(timeout: float | None) -> int:
+            nonlocal polls, seen
             if timeout == 0 and not descs and not waits:
                 return 0
+            polls += 1
             try:
                 if timeout is None:
                     events = wait_events(-1, EVENTS)
@@ -188,6 +193,7 @@ class EpollPoller:
                 return 0
             asleep[0] = False
             made = 0
+            seen += len(events)
             for fd, mask in events:
                 desc = descs.get(fd)
                 if desc is not None:

@@ -104,6 +104,9 @@ class Poller(Protocol):
     seconds for the first event (0: don't, None: for ever). Returns how many goroutines were
     made ready. Owner only."""
 
+    counts: Callable[[], tuple[int, int]]
+    """How often `poll` has asked the kernel so far, and how much it was told. From any thread."""
+
     def wake(self) -> None:
         """Make a sleeping `poll` return. From any thread."""
 

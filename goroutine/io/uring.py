@@ -263,7 +263,11 @@ class UringPoller:
         leave, find = self.leave, self.descs.get
         armed, end_rescue = self.rescue.armed, self.rescue.end
 
+        polls = reaped = 0
+        self.counts = lambda: (polls, reaped)
+
         def poll(timeout: float | None) -> int:
+            nonlocal polls, reaped
             if armed[0]:
                 end_rescue()
             # -- submit, and wait
@@ -290,6 +294,7 @@ class UringPoller:
                     timespec[1] = min(int((timeout - seconds) * 1e9) + 1, 999_999_999)
                     result = syscall(enter, fd, pending, 1, timed, timeout_ptr, timeout_size)
             asleep[0] = False
+            polls += 1
             if result < 0:
                 code = ctypes.get_errno()
                 # Interrupted, timed out, or completions must be reaped before more is taken
@@ -306,6 +311,7 @@ class UringPoller:
             n = (end - head) & MASK
             if not n:
                 return 0
+            reaped += n
             first = head & cq_mask
             last = first + n
             if last <= cq_entries:

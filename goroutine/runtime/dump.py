@@ -21,14 +21,14 @@ from .frames import chain, line_of
 from .goroutine import Goroutine, describe
 from .since import parked_since
 
-__all__ = ["RUNNABLE", "RUNNING", "Look", "dump", "look", "render", "stack", "waits_for"]
+__all__ = ["RUNNABLE", "RUNNING", "UNKNOWN", "Look", "dump", "look", "render", "stack", "waits_for"]
 
 # Code object -> what a goroutine that waits in it waits for. Go: waitReason.
 _reasons: dict[Any, str] = {}
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
-RUNNING, RUNNABLE = "running", "runnable"
+RUNNING, RUNNABLE, UNKNOWN = "running", "runnable", "unknown"
 
 
 def waits_for(reason: str, *functions: Callable[..., Any]) -> None:
@@ -90,7 +90,10 @@ def _created_by(parent: tuple[int, Any] | None, number: bool = True) -> list[str
     return [f"created by {describe(parent[1])}" + (f" in goroutine {parent[0]}" if number else "")]
 
 
-_UNREADABLE = "  goroutine running on another thread: its stack can't be read"
+_UNREADABLE = {
+    RUNNING: "  goroutine running on another thread: its stack can't be read",
+    UNKNOWN: "  it can't be looked at: its machine doesn't come to a halt, or the run is ending",
+}
 
 
 class _Text:
@@ -117,8 +120,8 @@ class _Text:
         return known
 
     def stack(self, seen: Look) -> list[str]:
-        if not seen.frames and seen.state == RUNNING:
-            return [_UNREADABLE, f"  it began as {describe(seen.fn)}"]
+        if not seen.frames and seen.state in _UNREADABLE:
+            return [_UNREADABLE[seen.state], f"  it began as {describe(seen.fn)}"]
         frames = [self.frame(*frame) for frame in seen.frames]
         return [text for ours, text in frames if not ours] or [text for _, text in frames]
 
@@ -145,7 +148,7 @@ def _grouped(looks: list[Look], text: _Text, now: float) -> str:
     for seen in looks:
         fn = None if seen.creator is None else id(seen.creator[1])
         frames = tuple((id(code), index) for code, index in seen.frames)
-        began = id(seen.fn) if seen.state == RUNNING else 0
+        began = 0 if frames else id(seen.fn)
         groups.setdefault((seen.state, frames, fn, began), []).append(seen)
     parts = []
     for alike in sorted(groups.values(), key=lambda alike: (-len(alike), alike[0].id)):

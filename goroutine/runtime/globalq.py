@@ -33,6 +33,11 @@ class GlobalQueue:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def snapshot(self) -> list[Goroutine[Any]]:
+        """What is queued at this moment. From any thread."""
+        with self._lock:
+            return list(self._queue)
+
     def put(self, gs: Iterable[Goroutine[Any]]) -> None:
         """Append a batch."""
         with self._lock:

@@ -267,6 +267,11 @@ class Ring[T]:
         """How many are queued, from any thread; for dumps.  Loops use the bound functions."""
         return self.watcher()()
 
+    def snapshot(self) -> list[T]:
+        """What is queued, for dumps: from any thread, while neither owner nor thieves are busy."""
+        first = self.head.view()[0]
+        return [self.slots[at & _MASK] for at in range(first, first + self.length())]
+
     def thief(self) -> Callable[[], list[T]]:
         """A function for the calling thread: takes half of what is queued, rounded up, or []."""
         slots = self.slots

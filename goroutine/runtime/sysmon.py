@@ -62,6 +62,10 @@ class Sysmon:
         except RuntimeError:
             pass  # called already
 
+    def quiet_since(self) -> float | None:
+        """While nothing moves: since when at the latest. From any thread."""
+        return self.asleep_since if self._called.locked() else None
+
     def run(self) -> None:
         """Watch until the run is over."""
         try:
