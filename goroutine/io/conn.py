@@ -115,7 +115,10 @@ class Conn(PollDesc, Timed):
         while True:
             self.news = False  # then look: news that come now set it again
             if self.barred:
-                return self.ended()
+                # (Not by ended(): the deadline may be lifted before that looks, and what it says
+                # then is that the stream has ended.)
+                self.news = True
+                raise self.barred_error()
             if chunks:
                 data = chunks.pop(0)
                 break
@@ -174,10 +177,10 @@ class Conn(PollDesc, Timed):
         return b""
 
     def ended(self) -> bytes:
-        """What a read gives when nothing is left and nothing more will come, or it is late."""
+        """What a read gives when nothing is left and nothing more will come."""
         self.news = True  # until it gives something else
-        if self.barred:
-            raise self.barred_error()
+        if self.closed:
+            raise self.closed_error()
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
         return b""

@@ -267,6 +267,40 @@ def test_no_byte_is_lost(run):
     run(main)
 
 
+class Flickering(net.Conn):
+    """Its deadline is lifted at the worst moment: when a read has just seen that it passed."""
+
+    __slots__ = ()
+
+    @property  # type: ignore[override]
+    def barred(self) -> bool:
+        late: bool = net.Conn.barred.__get__(self)  # type: ignore[attr-defined]
+        net.Conn.barred.__set__(self, False)  # type: ignore[attr-defined]
+        return late
+
+    @barred.setter
+    def barred(self, late: bool) -> None:
+        net.Conn.barred.__set__(self, late)  # type: ignore[attr-defined]
+
+
+def test_a_deadline_that_is_lifted_as_a_read_finds_it_passed(run_one):
+    """That is no end of the stream."""
+
+    async def main():
+        a, b = await pair()
+        async with a, b:
+            a.__class__ = Flickering
+            for _ in range(3):
+                a.set_read_deadline(now() - 1)
+                await times_out(a.read())
+                a.set_read_deadline(None)
+                await b.write(b"x")
+                assert await a.read() == b"x"
+            a.__class__ = net.Conn
+
+    run_one(main)
+
+
 def test_the_end_of_the_stream_comes_after_the_deadline(run):
     async def main():
         a, b = await pair()
