@@ -121,7 +121,7 @@ def goroutines() -> str:
             f" timers {len(p.timers)}, poll waiters {m.poller.waiters()}"
         )
         for where, gs in (
-            ("runnext", p.runnext.values()),
+            ("runnext", p.runnext),
             ("batch", p.batch),
             ("yielded", p.yielded),
             ("ring", (g for g in p.ring.slots if g is not None)),  # also stale ones

@@ -172,13 +172,14 @@ class Machine:
         """Passes, until the run is over (None) or a step has dirtied the base context."""
         p, base = self.p, self.base
         batch, runnext, timers = p.batch, p.runnext, p.timers
-        popleft, append, take_next = batch.popleft, batch.append, runnext.pop
+        popleft, append, take_next = batch.popleft, batch.append, runnext.popleft
         rotate = p.rotate
         inbox, poll, due = self.inbox, self.poller.poll, timers.next_when
         globalq, machines = self.runtime.globalq, self.runtime.count
         yielded = p.yielded
         give_way = yielded.append
         turns, done = self.turns, self.done
+        g: Goroutine[Any] | None
         inherited = 0
         many = False  # whether the last poll delivered many: then the next one will, too
         began, steps, per_step = 0.0, 1, 0.0  # of the last pass, while others sleep
@@ -192,9 +193,11 @@ class Machine:
             when = due()
             if when is not None and when <= monotonic() and timers.run_due() > 1:
                 # They run in the order of their times: the last one doesn't go first.
-                g = take_next(0, None)
-                if g is not None:
-                    append(g)
+                if runnext:
+                    try:
+                        append(take_next())
+                    except IndexError:
+                        pass  # a thief took it
             if yielded:
                 globalq.put(drain(yielded))
             if flags["runq"]:
@@ -223,8 +226,9 @@ class Machine:
             for turn in turns:
                 # -- next
                 if runnext:
-                    g = take_next(0, None)
-                    if g is None:
+                    try:
+                        g = take_next()
+                    except IndexError:
                         done -= 1
                         continue  # a thief took it
                     inherited += 1

@@ -152,7 +152,7 @@ def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:
     owner = p.goroutines
     own, next_id = owner.add, p.ids.__next__
     batch, runnext, spill = p.batch, p.runnext, p.spill
-    take_next, append = runnext.pop, batch.append
+    put_next, take_next, append = runnext.append, runnext.popleft, batch.append
     most = 2 * BATCH
 
     def spawn(g: Goroutine[Any], fn: Any) -> None:
@@ -173,12 +173,14 @@ def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:
         g._owner = owner
         own(g)
         # p.ready(g), in place: a call less for each goroutine.
-        kicked = take_next(0, None)
-        runnext[0] = g
-        if kicked is not None:
-            append(kicked)
+        if runnext:
+            try:
+                append(take_next())
+            except IndexError:
+                pass  # a thief took it
             if len(batch) > most:
                 spill()
+        put_next(g)
         # Published, then the look at idle: Go's wakep in newproc.
         if idle:
             wakep()
