@@ -93,8 +93,7 @@ class File:
         """The position: where the next read or write is done. ``OSError`` (ESPIPE) if it has
         none."""
         self._positioned()
-        lines = self._lines
-        return lines.pos - sum(map(len, lines.copy()))
+        return self._lines.tell()
 
     async def stat(self, *, ctx: Context | None = None) -> os.stat_result:
         """What os.fstat() gives. Go: File.Stat."""
