@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import types
+from collections import deque
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from goroutine.io.ioring import abi
 from goroutine.io.poller import POLLIN, Wait
 from goroutine.io.uring import UringPoller
 from goroutine.runtime import watchdog
+from goroutine.runtime.rescuer import Rescuer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -520,24 +522,108 @@ def test_it_does_not_begin_with_completions_unread(poller):
     assert poller.rescue.begin(lambda: True)
 
 
-def test_an_edge_that_came_too_late_is_kept(poller):
-    """The machine had entered its ring before the data came, and is stuck again after it."""
-    a, b = socket.socketpair()
-    desc = PollDesc(a.detach(), SimpleNamespace(poller=poller, runtime=Count2), next(poller.keys))
-    with b:
+@pytest.fixture
+def attached(poller):
+    """attached() -> (desc, the other end of its socket)"""
+    ends = []
+
+    def attach():
+        a, b = socket.socketpair()
+        home = SimpleNamespace(poller=poller, runtime=SimpleNamespace(count=2))
+        desc = PollDesc(a.detach(), home, next(poller.keys))
         poller.attach(desc)
-        assert poller.rescue.begin(lambda: True)
-        poller.poll(0)
-        b.send(b"late")
-        poller.rescue.serve()
-        assert not desc.chunks
-        assert poller.rescue.begin(lambda: True)
-        poller.rescue.serve()
-        assert desc.chunks == [b"late"]
+        ends.append(b)
+        return desc, b
+
+    yield attach
+    for b in ends:
+        b.close()
 
 
-class Count2:
-    count = 2
+def test_an_edge_that_came_too_late_is_kept(poller, attached):
+    """The machine had entered its ring before the data came, and is stuck again after it."""
+    desc, peer = attached()
+    assert poller.rescue.begin(lambda: True)
+    poller.poll(0)
+    peer.send(b"late")
+    poller.rescue.serve()
+    assert not desc.chunks
+    assert poller.rescue.begin(lambda: True)
+    poller.rescue.serve()
+    assert desc.chunks == [b"late"]
+
+
+def test_it_says_whether_that_was_all(poller, attached):
+    """sysmon need not be told of an epoll again in which something was left."""
+    many = [attached() for _ in range(100)]
+    assert poller.rescue.begin(lambda: True)
+    for _, peer in many:
+        peer.send(b"x")
+    assert poller.rescue.serve()
+    while poller.rescue.serve():
+        pass
+    assert all(desc.chunks == [b"x"] for desc, _ in many)
+    desc, peer = many[0]
+    peer.send(bytes(40000))
+    assert poller.rescue.serve()
+    while poller.rescue.serve():
+        pass
+    assert sum(map(len, desc.chunks)) == 40001
+
+
+def test_what_nobody_takes_stays_in_the_socket(poller, attached):
+    desc, peer = attached()
+    assert poller.rescue.begin(lambda: True)
+    for i in range(20):
+        peer.send(b"x" * i + b"y")
+        while poller.rescue.serve():
+            pass
+    left = len(desc.chunks)
+    assert left < 20
+    desc.chunks.clear()
+    poller.rescue.look()
+    assert sum(map(len, desc.chunks)) == sum(range(left + 1, 21))
+
+
+def test_a_machine_that_is_back_waits_for_who_is_serving(poller):
+    """It must not receive while data that came before is on its way into the desc."""
+    order = []
+    serving_ = threading.Event()
+
+    def serve():
+        with poller.rescue.lock:
+            serving_.set()
+            time.sleep(0.05)
+            order.append("served")
+
+    assert poller.rescue.begin(lambda: True)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    serving_.wait()
+    poller.poll(0)
+    order.append("entered")
+    thread.join()
+    assert order == ["served", "entered"]
+
+
+def test_a_machine_that_has_moved_on_is_not_stuck(poller):
+    """Between the looks and the flag it may begin another pass, or come to the end of one."""
+    m = SimpleNamespace(
+        id=0, tick=7, g=object(), stuck=False, poller=poller, arrivals=deque(), offer=None
+    )
+    rescuer = Rescuer([m])
+    try:
+        for tick, g, stuck in ((6, m.g, False), (7, None, False), (7, m.g, True)):
+            m.g = g
+            rescuer.begin(m, tick)
+            assert m.stuck is stuck
+            assert poller.rescue.armed == [stuck]
+        assert rescuer
+        rescuer.look(m, 7, 0)
+        assert not m.stuck
+        assert not rescuer
+    finally:
+        rescuer.close()
 
 
 def test_a_full_queue_that_is_submitted_ends_it(poller):
