@@ -96,8 +96,7 @@ def _queued(runtime: Runtime) -> set[int]:
     queued = set(map(id, runtime.globalq.snapshot()))
     for m in runtime.machines:
         p = m.p
-        queued.update(map(id, p.runnext.copy().values()))
-        for queue in (p.batch, p.yielded):
+        for queue in (p.runnext, p.batch, p.yielded):
             queued.update(map(id, _copy(queue)))
         queued.update(map(id, p.ring.snapshot()))
     return queued

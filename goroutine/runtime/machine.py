@@ -191,13 +191,12 @@ class Machine:
             if inbox:
                 self.drain_inbox()
             when = due()
-            if when is not None and when <= monotonic() and timers.run_due() > 1:
+            if when is not None and when <= monotonic() and timers.run_due() > 1 and runnext:
                 # They run in the order of their times: the last one doesn't go first.
-                if runnext:
-                    try:
-                        append(take_next())
-                    except IndexError:
-                        pass  # a thief took it
+                try:
+                    append(take_next())
+                except IndexError:
+                    pass  # a thief took it
             if yielded:
                 globalq.put(drain(yielded))
             if flags["runq"]:
