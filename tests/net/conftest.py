@@ -1,5 +1,10 @@
+import sys
+from pathlib import Path
+
 import pytest
 from net_support import IOS, MACHINES, Run
+
+sys.path.append(str(Path(__file__).parents[1] / "tls"))  # TLS is one kind of connection
 
 
 @pytest.fixture(params=[f"{io}-{n}" for io in IOS for n in MACHINES])

@@ -1,29 +1,32 @@
-"""What holds for every connection of a stream: TCP, Unix sockets, pipes in memory.
+"""What holds for every connection of a stream: TCP, Unix sockets, pipes in memory, and TLS.
 
 By the ideas of golang.org/x/net/nettest.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from net_support import in_thread, raises, read_all, until
+from tls_support import client_context, over, server_context
 
 import goroutine
-from goroutine import Canceled, ConnClosed, Group, chan, context, go, net
+from goroutine import Canceled, ConnClosed, Group, chan, context, go, net, tls
 from goroutine.net import PipeConn
 from goroutine.runtime.shared import current
 from goroutine.time import now
 
 pytestmark = pytest.mark.timeout(30)
 
-KINDS = ["tcp", "unix", "pipe"]
+KINDS = ["tcp", "unix", "pipe", "tls", "tls over pipe"]
 BIG = bytes(range(256)) * 16_000  # 4 MB: more than a socket takes
 LATE = "^i/o timeout$"
 SHUT = "use of closed network connection|io: read/write on closed pipe"
@@ -37,33 +40,46 @@ def ends(request: pytest.FixtureRequest) -> Ends:
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[tuple[Any, Any]]:
-        if request.param == "pipe":
+        if request.param.endswith("pipe"):
             a, b = net.pipe()
         else:
-            address = "127.0.0.1:0" if request.param == "tcp" else ""
-            async with await net.listen(request.param, address) as listener:
-                a = await net.dial(request.param, listener.address)
+            network = request.param.replace("tls", "tcp")
+            address = "127.0.0.1:0" if network == "tcp" else ""
+            async with await net.listen(network, address) as listener:
+                a = await net.dial(network, listener.address)
                 b = await listener.accept()
             for conn in (a, b):  # so that a write that nobody reads waits
                 with socket.socket(fileno=os.dup(conn.fd)) as s:
                     s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
                     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        below = a, b
+        if request.param.startswith("tls"):
+            a, b = await over(a, b, *contexts())
         try:
             yield a, b
         finally:
             a.close()
             b.close()
-        if request.param != "pipe":
-            await until(lambda: a.gone and b.gone)
+        if not request.param.endswith("pipe"):
+            await until(lambda: all(conn.gone for conn in below))
         machines = current().runtime.machines
         await until(lambda: not any(len(m.poller.waits) for m in machines))
+        if request.param.startswith("tls"):  # which may take leave of the other end for a moment
+            await until(lambda: not any(len(m.p.timers) for m in machines))
         assert not any(len(m.p.timers) for m in machines)
 
     return connected
 
 
+@functools.cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    return client_context(), server_context()
+
+
 def waits(conn: Any, writing: bool) -> bool:
     """Whether somebody is parked reading, or writing."""
+    if isinstance(conn, tls.Conn):
+        return waits(conn.net_conn, writing)
     if isinstance(conn, PipeConn):
         return (conn._out.writer if writing else conn._in.reader) is not None
     if not writing:
@@ -244,6 +260,8 @@ def test_writes_with_deadlines_race(run, ends):
 
     async def main():
         async with ends() as (a, b):
+            if isinstance(a, tls.Conn):
+                return  # nothing is written after that: tests/tls
 
             async def drain():
                 try:
@@ -340,8 +358,9 @@ def test_only_one_direction(run, ends):
             assert await a.read() == b"in"
             await g
             await raises(TimeoutError, LATE, a.write(b"x"))
-            await a.close_write()
+            g = go(a.close_write)  # over a pipe, TLS waits here for who reads what it says
             assert await b.read() == b""
+            await g
 
     run(main)
 
@@ -508,6 +527,8 @@ def test_all_methods_at_once(run, ends):
                                 await step
                         except (TimeoutError, ConnClosed, EOFError):
                             pass
+                        except BrokenPipeError:
+                            assert isinstance(conn, tls.Conn)  # a write had timed out
                         await goroutine.gosched()
 
                 using = [go(use, conn, m) for conn in (a, b) for m in methods for _ in range(2)]
