@@ -1,4 +1,7 @@
-"""``python -m goroutine app.py [args]``: runs an app's ``async def main()`` as goroutine 1."""
+"""``python -m goroutine app.py [args]``: runs an app's ``async def main()`` as goroutine 1.
+
+``python -m goroutine dump PID``: what the goroutines of a running program are doing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from types import ModuleType
 from .errors import GoroutinePanic
 from .runtime.scheduler import start
 
-USAGE = "usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]"
+USAGE = """\
+usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]
+       python -m goroutine dump PID"""
 
 
 def load(path: str) -> ModuleType:
@@ -35,6 +40,10 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    if arguments[0] == "dump":  # (a file of that name is ./dump)
+        from .debug import client
+
+        return client.main(arguments[1:])
     path = arguments[0]
     if not os.path.isfile(path):
         print(f"goroutine: no such file: {path}", file=sys.stderr)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-USAGE = "usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]\n"
+USAGE = """\
+usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]
+       python -m goroutine dump PID
+"""
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..runtime.scheduler import num_goroutine, running
+from ..runtime.scheduler import running
 from ..runtime.shared import idle, spinning
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
+    from ..runtime.scheduler import Runtime
 
-__all__ = ["Blocking", "Counts", "MachineStats", "Stats", "stats"]
+__all__ = ["Blocking", "Counts", "MachineStats", "Stats", "of", "stats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +131,16 @@ def stats() -> Stats:
     runtime = running()
     if runtime is None:
         return Stats((), Counts(0, 0, 0), 0, Blocking(0, 0, 0))
+    return of(runtime)
+
+
+def of(runtime: Runtime) -> Stats:
+    """Those of a run."""
     machines = tuple(map(_machine, list(runtime.machines)))
     in_global = len(runtime.globalq)
     run = sum(m.running is not None for m in machines)
     runnable = in_global + sum(m.queue for m in machines)
-    waiting = max(0, num_goroutine() - run - runnable)
+    waiting = max(0, sum(map(len, runtime.homes())) - run - runnable)
     pool = runtime.pool
     blocking = Blocking(len(pool.threads), max(0, pool.free), max(0, pool.pending))
     return Stats(machines, Counts(run, runnable, waiting), in_global, blocking)

@@ -458,10 +458,13 @@ def start[T](
     if not _starting.acquire(blocking=False):
         raise RuntimeError("goroutine.start() is already running in this process")
     try:
+        from ..debug.session import begin  # debug needs this module
+
         check_gil()
         runtime = _running = Runtime(count_, io, blocking_threads)
         try:
-            return cast(T, runtime.run(main, args))
+            with begin(runtime):
+                return cast(T, runtime.run(main, args))
         finally:
             _running = None
     finally:
