@@ -6,7 +6,7 @@ import errno
 import io
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from ..io.ioring import abi
 from ..runtime.wait import check_ctx
@@ -70,13 +70,14 @@ class File:
     # -- what it is -----------------------------------------------------------------------
 
     @property
-    def name(self) -> Any:
-        """The path, as it was given to `open`."""
-        return self._handle.name
+    def name(self) -> str | bytes:
+        """The path that was given to `open`."""
+        name: str | bytes = self._handle.name
+        return name
 
     @property
     def mode(self) -> str:
-        """The mode, as it was given to `open`."""
+        """The mode that was given to `open`."""
         return self._mode
 
     @property

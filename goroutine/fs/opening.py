@@ -64,7 +64,8 @@ class Opening:
     __slots__ = ("_ctx", "_file", "_flags", "_mode", "_path", "_perm")
 
     def __init__(self, path: Path, mode: str, perm: int, ctx: Context | None) -> None:
-        self._path, self._mode, self._perm, self._ctx = path, mode, perm, ctx
+        self._path = os.fspath(path)
+        self._mode, self._perm, self._ctx = mode, perm, ctx
         self._flags = parse(mode)
         self._file: File | None = None
 

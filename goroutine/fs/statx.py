@@ -52,6 +52,7 @@ def stat(
     >>> goroutine.start(main)
     0
     """
+    path = os.fspath(path)
     name = encoded(path)
     if has_ring(abi.OP_STATX):
         flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW

@@ -70,6 +70,7 @@ async def write_bytes(
     b'hello'
     """
     view = memoryview(data).cast("B")
+    path = os.fspath(path)
     encoded(path)
     if ctx is not None:
         check_ctx(ctx)

@@ -306,13 +306,13 @@ def test_names(run_one: Run, tmp_path):
 
     async def main():
         async with fs.open(path, "xb") as f:
-            assert (f.name, f.mode, f.closed) == (path, "xb", False)
-            assert repr(f) == f"<fs.File {path!r} 'xb'>"
+            assert (f.name, f.mode, f.closed) == (str(path), "xb", False)
+            assert repr(f) == f"<fs.File {str(path)!r} 'xb'>"
             assert os.fstat(f.fileno()).st_ino == path.stat().st_ino
             assert not os.get_inheritable(f.fileno())
             assert os.get_blocking(f.fileno())
         assert f.closed
-        assert repr(f) == f"<fs.File {path!r} 'xb' closed>"
+        assert repr(f) == f"<fs.File {str(path)!r} 'xb' closed>"
 
     run_one(main)
 
