@@ -58,6 +58,9 @@ PATIENCE = 1.0
 """Seconds after which a machine that can't be seen anywhere makes it impossible. (Between its
 steps it runs finalizers, and so whatever a program has put there.)"""
 
+FAIR = 0.02
+"""Seconds for which machines that were halted before get the chance to go on."""
+
 Running = dict[int, "Machine"]
 """id() of a goroutine -> the machine that is inside its step. Everybody else stays put."""
 
@@ -65,20 +68,24 @@ Running = dict[int, "Machine"]
 class Halt:
     """Of one run."""
 
-    __slots__ = ("_lock", "_over", "_runtime", "_waiting", "active")
+    __slots__ = ("_lock", "_looking", "_over", "_runtime", "_waiting")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lock = threading.Lock()
         self._waiting: dict[int, bool] = {}  # numbers of machines
         self._over = False
-        self.active = False  # machines may stand still on this account
+        self._looking = False
 
     def wait(self, m: Machine) -> None:
         """Until it is over. Called by a machine whose ``turns`` are empty, between passes."""
         self._waiting[m.id] = True
         with self._lock:
             del self._waiting[m.id]
+
+    def active(self) -> bool:
+        """Whether machines may be standing still on this account."""
+        return self._looking or bool(self._waiting)
 
     def call[T](self, look: Callable[[Running | None], T]) -> T:
         """``look(running)`` while all goroutines but the running ones stay where they are.
@@ -94,19 +101,23 @@ class Halt:
 
     def _call[T](self, look: Callable[[Running | None], T]) -> T:
         asking = machines.get(get_ident())
+        # Those that wait from the last time go first: the lock doesn't see to that.
+        until = monotonic() + FAIR
+        while self._waiting and monotonic() < until:
+            sleep(50e-6)
         with self._lock:
             stopped = list(self._runtime.machines)
             if self._over or len(stopped) < self._runtime.count:
                 return look(None)
             try:
-                self.active = True
+                self._looking = True
                 for m in stopped:
                     m.turns.clear()
                 return look(self._settle(stopped, asking))
             finally:
                 for m in stopped:
                     m.turns.extend(_turns())
-                self.active = False
+                self._looking = False
 
     def _settle(self, stopped: list[Machine], asking: Machine | None) -> Running | None:
         """Wait until each machine has been seen where it stays; who is inside of a step."""

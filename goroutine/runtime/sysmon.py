@@ -110,7 +110,7 @@ class Sysmon:
         machines_ = self._runtime.machines
         alone = len(machines_) == 1
         now = monotonic()
-        if self._runtime.halt.active:
+        if self._runtime.halt.active():
             return True  # they stand still on our account
         self._rounds.look(now)
         self._runtime.collector.adapt(sum(len(m.p.goroutines) for m in machines_))
