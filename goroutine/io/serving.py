@@ -138,15 +138,15 @@ class Handler(Goroutine[Any]):
 def begin(g: Handler, fd: int, planned: Machine) -> None:
     """Make the connection and start its goroutine, on the machine where both will live: the
     planned one, or if that is stuck another."""
+    placement = planned.runtime.placement
+    if flags["stop"]:  # first: the planned one may have left by now, and is no current() any more
+        placement.give_back(planned)
+        close_fd(fd)
+        return
     m = current()
-    placement = m.runtime.placement
     if m is not planned:
         placement.give_back(planned)
         placement.count(m)
-    if flags["stop"]:
-        placement.give_back(m)
-        close_fd(fd)
-        return
     handler: Callable[[Conn], Awaitable[object]] = g.fn
     conn = g.conn = new_conn(fd, m)
     if g.among.closing:
