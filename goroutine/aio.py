@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import Canceled
 from .runtime.dump import waits_for
+from .runtime.fork import in_child, module_lock
 from .runtime.goroutine import Commit, Goroutine, close_steps
 from .runtime.offload import Pool
 from .runtime.offload import _Call as PoolCall
-from .runtime.shared import machine_or_none
+from .runtime.shared import machine_or_none, not_here
 from .runtime.thread import holds
 from .runtime.wait import Scope, Waiter, cancelable, check
 
@@ -278,8 +279,16 @@ class _Thread:
         self.loop.call_exception_handler(about)
 
 
-_lock = threading.Lock()  # held while the thread is started
+_lock = module_lock()  # held while the thread is started
 _thread: _Thread | None = None  # that of this run, once there is one
+
+
+def _in_child() -> None:
+    global _thread
+    _thread = None
+
+
+in_child.append(_in_child)
 
 
 def _thread_of(runtime: Runtime) -> _Thread:
@@ -304,7 +313,7 @@ def _goroutine() -> tuple[Runtime, Goroutine[Any]]:
     thread = _thread
     if thread is not None and thread.thread is threading.current_thread():
         raise RuntimeError("aio.run() on the asyncio thread itself: await the coroutine there")
-    raise RuntimeError("not in a goroutine: call this below goroutine.start(main)")
+    raise RuntimeError(not_here())
 
 
 def _drop(awaitable: Any) -> None:

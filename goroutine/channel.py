@@ -23,7 +23,7 @@ from .errors import ChanClosed
 from .runtime.dump import waits_for
 from .runtime.goroutine import Commit, Goroutine
 from .runtime.park import ready
-from .runtime.shared import machines
+from .runtime.shared import machines, not_here
 from .runtime.thread import ThreadWaiter, deadline_of
 from .runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx, hand
 
@@ -259,7 +259,7 @@ class Chan[T]:
         self._release()
         if get_ident() in machines:
             return RuntimeError("in a goroutine that is being closed: nobody can wait here")
-        return RuntimeError("not in a goroutine: call this below goroutine.start(main)")
+        return RuntimeError(not_here())
 
     def _wait(
         self, queue: WaitQueue, g: Goroutine[Any], value: Any, ctx: Context | None

@@ -36,6 +36,7 @@ from typing import Any
 
 from .channel import Chan
 from .runtime.errand import Errands, Over
+from .runtime.fork import in_child
 from .runtime.scheduler import running
 from .runtime.thread import holds
 
@@ -169,6 +170,17 @@ def _end() -> None:
         _relay = None
 
 
+def _in_child() -> None:
+    """The signals of a forked child are not its parent's."""
+    global _relay
+    if _relay is not None:
+        _relay.abandon()
+        _relay = None
+
+
+in_child.append(_in_child)
+
+
 class _Relay:
     """Reads the signals' pipe and sends. All but `read` and `send` is the main thread's."""
 
@@ -252,6 +264,14 @@ class _Relay:
             for fd in fds:
                 os.close(fd)
         holds.drop(self.key)
+
+    def abandon(self) -> None:
+        """In a forked child: handlers as they were, and the parent's pipe is left alone."""
+        for number in list(self.before):
+            self.restore(number)
+        signal.set_wakeup_fd(-1)
+        for fd in (self.pipe, self.wakeup):
+            os.close(fd)
 
     def wake(self) -> None:
         try:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
+from ..runtime.fork import module_lock
 from .poller import Poller
 
 __all__ = ["make"]
 
 _log = logging.getLogger("goroutine")
-_lock = threading.Lock()  # machines are made at the same time
+_lock = module_lock()  # machines are made at the same time
 _refused: str | None = None  # why io_uring is not to be had in this process
 
 

@@ -40,13 +40,13 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self
 
 from ..errors import ConnClosed
+from ..runtime.fork import module_lock
 from ..runtime.goroutine import Commit, Goroutine
 from ..runtime.park import ready
 from ..runtime.shared import current, machine_or_none
@@ -64,7 +64,7 @@ CLOSED = "use of closed network connection"
 MOST_CHUNKS = 64
 """Received chunks that may lie unread before receiving stops (back-pressure)."""
 
-_queue_lock = threading.Lock()
+_queue_lock = module_lock()
 
 
 class PollDesc:
@@ -381,6 +381,11 @@ class PollDesc:
     def abandon(self) -> None:
         """The run is over and the program has left this open: using it is an error from now on."""
         close_fd(self.fd)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody uses it from now on. (In a forked child that is all: the fd is open there as
+        every other.)"""
         self.closed = self.shut = self.gone = self.barred = self.news = True
         for take in (self.take_read, self.write_token.pop):
             try:

@@ -167,6 +167,14 @@ class EpollPoller:
         self.epoll.close()
         os.close(self.eventfd)
 
+    def abandon(self) -> None:
+        """In a forked child: let go of what is the parent's. (Nothing is unregistered.)"""
+        for desc in self.descs.values():
+            desc.forget()
+        self.once.close()
+        self.epoll.close()
+        os.close(self.eventfd)
+
     # -- poll -----------------------------------------------------------------------------
 
     def make_poll(self) -> Callable[[float | None], int]:

@@ -144,6 +144,9 @@ class Poller(Protocol):
     def detach(self, desc: Any) -> None:
         """Close a connection's fd once nothing submitted names it. Owner only."""
 
+    def abandon(self) -> None:
+        """In a forked child: give back what are copies, and leave the rest to the parent."""
+
     def close(self) -> None:
         """Give every fd and mapping back; the machine's thread has ended."""
 

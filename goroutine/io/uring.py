@@ -240,6 +240,16 @@ class UringPoller:
             self.ring.close()
         os.close(self.eventfd)
 
+    def abandon(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        for desc in self.descs.values():
+            desc.forget()
+        for fd in self.fds_to_close:
+            close_fd(fd)
+        self.rescue.close()
+        self.ring.close()
+        os.close(self.eventfd)
+
     # -- poll -----------------------------------------------------------------------------
 
     def make_poll(self) -> Callable[[float | None], int]:

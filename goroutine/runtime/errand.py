@@ -94,6 +94,13 @@ class Errands:
             # (Nobody else takes any out.)
             self._errands.pop(0).run()
 
+    def abandon(self) -> None:
+        """In a forked child: who sent them is not there."""
+        self._lock = threading.Lock()
+        self._over = True
+        self._errands.clear()
+        self._last.clear()
+
     def close(self) -> None:
         """No more of them. The starting thread's; again if it was interrupted."""
         with self._lock:

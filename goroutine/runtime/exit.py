@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from .goroutine import Goroutine
-from .shared import machine_or_none
+from .shared import machine_or_none, not_here
 
 __all__ = ["GoExit", "current", "goexit"]
 
@@ -24,7 +24,7 @@ def current() -> Goroutine[Any]:
     """
     m = machine_or_none()
     if m is None or m.g is None:
-        raise RuntimeError("not in a goroutine: call this below goroutine.start(main)")
+        raise RuntimeError(not_here())
     return m.g
 
 

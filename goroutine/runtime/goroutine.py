@@ -23,12 +23,12 @@ popleft, a dict's pop, both atomic), and only the claimer may make it ready.
 
 from __future__ import annotations
 
-import threading
 from _thread import get_ident
 from collections.abc import Callable, Generator, Iterator
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .fork import module_lock
 from .shared import machines
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ Steps = Iterator[Commit | None]
 """What a machine steps: an iterator with ``throw`` and ``close``, as a coroutine's is."""
 
 # Guards the joiners of every goroutine. Joining is rare and the hold short.
-_join_lock = threading.Lock()
+_join_lock = module_lock()
 
 
 class Goroutine[T]:

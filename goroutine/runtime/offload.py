@@ -171,6 +171,13 @@ class Pool:
         if self.calls:
             self.condition.notify()  # that was meant for one that stays
 
+    def abandon(self) -> None:
+        """In a forked child: there are no threads, but for this one if it is of them."""
+        self.condition = threading.Condition()
+        self.calls.clear()
+        self.threads.clear()
+        self.ended = True
+
     def close(self) -> None:
         """End the threads. One inside a call that doesn't return is left behind (a daemon)."""
         with self.condition:

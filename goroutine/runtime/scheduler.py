@@ -6,6 +6,7 @@ over them (sysmon.py) and takes signals, so that Ctrl-C never lands inside the r
 
 from __future__ import annotations
 
+import os
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -21,6 +22,8 @@ from .context import InContext
 from .dump import dump
 from .errand import Errands
 from .exit import GoExit
+from .fork import module_lock
+from .forked import abandon, leave
 from .gate import Gate
 from .globalq import GlobalQueue
 from .goroutine import Goroutine, close_steps
@@ -39,7 +42,7 @@ __all__ = ["Runtime", "inject", "machine_count", "num_goroutine", "running", "st
 
 T = TypeVar("T")
 
-_starting = threading.Lock()
+_starting = module_lock()
 _running: Runtime | None = None  # the run of this process, if there is one
 
 
@@ -76,6 +79,7 @@ class Runtime:
         self.sysmon = sysmon.Sysmon(self)
         self.without_main = False  # main has ended by goexit
         self.dead = False  # it ended by deadlock
+        self.forked: Goroutine[Any] | None = None  # in a forked child: who is its parent
 
     # -- the end of a run -------------------------------------------------------------
 
@@ -203,6 +207,8 @@ class Runtime:
             failure.add_note(f"goroutine: machine {number} failed; this is a bug in goroutine")
             self.end(None, failure)
         finally:
+            if self.forked is not None:
+                leave(self, self.forked)  # this is a forked child: it ends here
             idle.pop(number, None)
             spinning.pop(number, None)
             machines.pop(ident, None)
@@ -226,7 +232,7 @@ class Runtime:
 
     def run(self, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run main on fresh machines; returns or raises what the run ended with."""
-        flags["stop"] = False
+        flags["stop"] = flags["forked"] = False
         flags["sysmon"] = True
         idle.clear()
         spinning.clear()
@@ -413,6 +419,20 @@ def machine_count() -> int:
     """
     runtime = _running
     return 0 if runtime is None else runtime.count
+
+
+def _in_child() -> None:
+    """In a forked child: as if goroutines had never run."""
+    global _running
+    runtime, _running = _running, None
+    g = abandon(runtime)
+    if runtime is not None:
+        runtime.forked = g
+        if runtime.errands.ident == threading.get_ident():
+            _starting.acquire(blocking=False)  # start() is still on this thread, to end it
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 # -- start -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ __all__ = [
     "idle",
     "machine_or_none",
     "machines",
+    "not_here",
     "scoped",
     "shared_dict",
     "spinning",
@@ -46,7 +47,7 @@ def shared_dict(name: str) -> dict[Any, Any]:
 machines: dict[int, Machine] = shared_dict("goroutine machines by thread")
 
 # "runq": the global queue is not empty. "stop": the run is over. Set by whoever knows,
-# read by every machine once a pass.
+# read by every machine once a pass. "forked": this is a forked child, without a run of its own.
 flags: dict[str, bool] = shared_dict("goroutine flags")
 
 # Machine number -> machine, for the machines that sleep or are about to: see idle.py.
@@ -69,5 +70,14 @@ def current() -> Machine:
     """The machine of the calling thread; RuntimeError on a thread that is not one."""
     m = machines.get(get_ident())
     if m is None:
-        raise RuntimeError("not in a goroutine: call this below goroutine.start(main)")
+        raise RuntimeError(not_here())
     return m
+
+
+def not_here() -> str:
+    """What is wrong with a thread that is no machine."""
+    if flags.get("forked"):
+        from .forked import REFUSED  # forked needs this module
+
+        return REFUSED
+    return "not in a goroutine: call this below goroutine.start(main)"

@@ -66,6 +66,10 @@ class Sysmon:
         """While nothing moves: since when at the latest. From any thread."""
         return self.asleep_since if self._called.locked() else None
 
+    def abandon(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self._rescuer.close()
+
     def run(self) -> None:
         """Watch until the run is over."""
         try:
