@@ -2,9 +2,9 @@
 
 Unlike `goroutine.blocking` a call that has begun is waited for even by who is cancelled: it
 works on a file and with a buffer that are somebody's again as soon as its goroutine goes on,
-and a disk answers in bounded time. One that hasn't begun is not made at all: ``begin`` holds
-one token, and the pool thread and the canceller both try to pop it. (Opening may wait for
-ever, for the other end of a FIFO: with ``waits=False`` the goroutine goes on at once.)
+and a disk answers in bounded time. One that hasn't begun is not made at all: ``begin`` holds one
+token, which both the pool thread and the canceller try to take. (Opening may wait for ever,
+for the other end of a FIFO: with ``waits=False`` the goroutine goes on at once.)
 
 Whatever the call gives when nobody waits for it any more goes to ``lost``: under the lock one
 of the two, thread and goroutine, is the second, and sees that the other has gone.
@@ -71,18 +71,24 @@ class Call(_Call):
         return self.result
 
     def cancel(self, scope: Scope) -> None:
-        try:
-            self.begin.pop()
-        except IndexError:
-            if self.waits:
+        with self.lock:  # a thread that finds the call withdrawn finds it claimed, too
+            if self.begin:
+                self.begin.pop()
+            elif self.waits:
                 return
-        super().cancel(scope)
+            if not self.claim():
+                return
+            self.canceled = scope
+        self.wake()
+
+    def withdraw(self) -> bool:
+        """Take the right to begin; False if it has been taken."""
+        with self.lock:
+            return bool(self.begin and self.begin.pop())
 
     def run(self) -> None:
         """The pool thread's."""
-        try:
-            self.begin.pop()
-        except IndexError:
+        if not self.withdraw():
             self.pool.finished(self)
             return
         try:

@@ -248,7 +248,7 @@ class Handle:
             try:
                 result = yield from call.wait(firm=True)
             except BaseException:  # the run is over
-                if call.begin:
+                if call.withdraw():
                     close_fd(fd)
                 raise
         if result < 0 and result not in INTERRUPTED:

@@ -110,7 +110,7 @@ async def _undo(temporary: _Temporary, handle: FileHandle | None) -> None:
     try:
         await call.wait(firm=True)
     except BaseException:
-        if call.begin:  # the run has ended meanwhile
+        if call.withdraw():  # the run has ended meanwhile
             temporary.unlink()
         raise
 

@@ -241,6 +241,42 @@ def test_a_call_that_has_not_begun_is_not_made(tmp_path):
     assert made == ["last"]
 
 
+def test_a_thread_that_finds_a_call_withdrawn_does_not_wake_its_goroutine():
+    """It came between the withdrawal and the claim, and the call had a result of None."""
+    call: Call
+
+    class Begin(list):
+        def pop(self):  # the canceller's: and now the thread comes
+            super().pop()
+            thread = threading.Thread(target=call.run)
+            thread.start()
+            thread.join(0.2)
+            return True
+
+    async def main():
+        nonlocal call
+        busy.clear()
+        blocked = goroutine.go(goroutine.blocking, busy.wait, 10)
+        await goroutine.gosched()
+        async with context.with_cancel(context.background()) as ctx:
+            call = Call(int)
+            call.begin = Begin([True])
+            g = goroutine.go(raises, goroutine.Canceled, "", wait(ctx))
+            await goroutine.gosched()
+            ctx.cancel()
+            await g
+            call.pool.free -= 1  # it was not one of its threads
+            call.pool.pending += 1
+        busy.set()
+        await blocked
+
+    async def wait(ctx):
+        await call.wait(ctx)
+
+    busy = threading.Event()
+    goroutine.start(main, machines=1, io="epoll", blocking_threads=1)
+
+
 def test_what_a_call_gives_too_late():
     """The goroutine has gone, cancelled or closed: somebody must have the result."""
     lost, go_on, begun = [], threading.Event(), threading.Event()

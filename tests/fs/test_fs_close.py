@@ -100,6 +100,8 @@ def test_operations_have_ended_when_it_is_closed(run: Run, tmp_path):
             users = [group.go(use, f, i) for _ in range(3)]
             for _ in range(turn % 4):
                 await goroutine.gosched()
+            if turn == 7:
+                await until(lambda: "done" in seen)
             await f.close()
             await until(lambda users=users: all(u.done for u in users))
 
