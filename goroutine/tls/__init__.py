@@ -4,10 +4,11 @@
 protocols there are, and what is asked of the peer, an ``ssl.SSLContext`` says.
 """
 
-from .conn import Conn, Stream
+from .conn import Conn
 from .connecting import client, dial, server
 from .listener import Listener, listen
 from .state import ConnectionState
+from .stream import Stream
 
 __all__ = [
     "Conn",

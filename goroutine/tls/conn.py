@@ -25,74 +25,36 @@ Locks are taken in this order: the engine's, then those of the connection.
 
 from __future__ import annotations
 
-import copy
 import errno
-import os
 import ssl
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
-from ..context import background, with_timeout
-from ..errors import Canceled, ConnClosed, DeadlineExceeded
-from ..io.conn import Conn as NetConn
-from ..io.deadline import Timed, timed_out
-from ..io.desc import CLOSED
+from ..errors import Canceled
+from ..io.deadline import timed_out
 from ..net.memory import PipeConn
 from ..runtime.clock import now
-from ..runtime.goroutine import Goroutine
 from ..runtime.park import gosched
-from ..runtime.shared import machine_or_none
 from ..runtime.sleep import sleep
 from ..runtime.spawn import go
 from ..runtime.wait import check_ctx
-from ..sync import Mutex
-from .engine import PIECE, Engine, truncated
+from .engine import PIECE
+from .handshake import CHUNK, INTERRUPTED, Shaking
 from .state import ConnectionState, state_of
+from .stream import Stream, write_now
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from ..context import Context
 
-__all__ = ["Conn", "Stream", "bounded"]
+__all__ = ["Conn"]
 
-CHUNK = 1 << 16  # bytes per read of the connection
 PIECES = 4  # of a long write between two turns of the others
 LEAVING = 5.0  # seconds that close_notify may take. Go: the same
 LINGER = 0.01  # of these, before what the peer sends is thrown away
-INTERRUPTED = "tls: a write was interrupted, nothing can be written any more"
 
 
-class Stream(Protocol):
-    """What TLS goes over: a `net.Conn`, one end of a `net.pipe`, a `tls.Conn`, or the like."""
-
-    def read(self, n: int = ..., *, ctx: Context | None = None) -> Awaitable[bytes]:
-        """As that of `net.Conn`."""
-
-    def write(self, data: bytes, *, ctx: Context | None = None) -> Awaitable[int]:
-        """As that of `net.Conn`."""
-
-    def close(self) -> None:
-        """Wakes who reads or writes, with an ``OSError``."""
-
-    def set_read_deadline(self, when: float | None) -> None:
-        """As that of `net.Conn`."""
-
-    def set_write_deadline(self, when: float | None) -> None:
-        """As that of `net.Conn`."""
-
-    @property
-    def local_address(self) -> str:
-        """Our end."""
-
-    @property
-    def remote_address(self) -> str:
-        """The peer's end."""
-
-
-class Conn(Timed):
+class Conn(Shaking):
     """A connection with TLS, with the methods of a `net.Conn`. Made by `client`, `server`,
     `dial`, and by a `Listener`, whose connections shake hands with the first read or write.
 
@@ -118,131 +80,6 @@ class Conn(Timed):
     >>> goroutine.start(main)
     (b'hello', 'TLSv1.2')
     """
-
-    __slots__ = (
-        "_broken",
-        "_engine",
-        "_failure",
-        "_leaving",
-        "_patience",
-        "_raw",
-        "_read_until",
-        "_reading",
-        "_shaken",
-        "_shaking",
-        "_shut",
-        "_write_until",
-        "_writing",
-        "closed",
-    )
-
-    def __init__(
-        self,
-        conn: Stream,
-        context: ssl.SSLContext,
-        *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
-        session: ssl.SSLSession | None = None,
-        handshake_timeout: float | None = None,
-    ) -> None:
-        self._engine = Engine(context, server_side, server_hostname, session)
-        self._raw = conn
-        self._reading = Mutex()  # whose turn it is
-        self._writing = Mutex()
-        self._shaking = Mutex()
-        self._shaken = False
-        self._patience = handshake_timeout
-        self._failure: Exception | None = None  # of the handshake, for good
-        self._broken = False  # a write was interrupted
-        self._shut = False  # close_notify has been sent, or is being sent
-        self._read_until: float | None = None  # the deadlines
-        self._write_until: float | None = None
-        self._leaving: Goroutine[None] | None = None
-        self.closed = False
-        """Whether it was closed here."""
-
-    def closed_error(self) -> Exception:
-        """What is raised when it is closed."""
-        return ConnClosed(errno.EBADF, CLOSED)
-
-    # -- the handshake --------------------------------------------------------------------
-
-    async def handshake(self, *, ctx: Context | None = None) -> None:
-        """Have the handshake done, unless it has been. (Reading and writing see to that.)
-
-        ``ssl.SSLError`` if it fails, ``ssl.SSLCertVerificationError`` if the peer's certificate
-        is not good; the peer is sent an alert. A failure is for good, and so is
-        ``TimeoutError`` after the time that was set for all of it. Cancel safety: who was
-        cancelled, or ran into the deadline for reading, while it waited for the peer, may go
-        on later. Go: Conn.HandshakeContext.
-        """
-        if self._shaken:
-            return
-        await self._shaking.lock(ctx=ctx)
-        try:
-            await self._shake_once(ctx)
-        finally:
-            self._shaking.unlock()
-
-    async def _shake_once(self, ctx: Context | None) -> None:
-        if self._shaken:
-            return
-        if self.closed:
-            raise self.closed_error()
-        if self._failure is not None:
-            raise copy.copy(self._failure)
-        try:
-            with bounded(ctx, self._patience, "tls: handshake timeout") as within:
-                await self._shake(within)
-        except TimeoutError as failure:
-            if failure.errno == errno.ETIMEDOUT:  # not that of a deadline
-                self._failure = failure.with_traceback(None)
-            raise
-
-    async def _shake(self, ctx: Context | None) -> None:
-        engine = self._engine
-        while True:
-            try:
-                done, out = engine.handshake()
-            except Exception as failure:
-                self._failure = failure.with_traceback(None)
-                await self._alert()
-                raise
-            if out:
-                try:
-                    await self._raw.write(out, ctx=ctx)
-                except BaseException as failure:
-                    self._failure = BrokenPipeError(errno.EPIPE, INTERRUPTED)
-                    self._check_closed(failure)
-                    raise
-            if done:
-                self._shaken = True
-                return
-            if engine.eof:
-                self._failure = truncated()
-                raise self._failure
-            try:
-                engine.feed(await self._raw.read(CHUNK, ctx=ctx))
-            except OSError as failure:
-                self._check_closed(failure)
-                raise
-
-    async def _alert(self) -> None:
-        """Tell the peer why the handshake has failed, if it listens."""
-        out = self._engine.outgoing()
-        out = out[write_now(self._raw, out) :]
-        if out:
-            try:
-                with with_timeout(background(), 1.0) as within:
-                    await self._raw.write(out, ctx=within)
-            except OSError:
-                pass
-
-    def _check_closed(self, failure: BaseException) -> None:
-        """Whatever the connection says: if it was closed here, that is why."""
-        if self.closed and isinstance(failure, OSError):
-            raise self.closed_error() from None
 
     # -- reading --------------------------------------------------------------------------
 
@@ -406,13 +243,18 @@ class Conn(Timed):
             raise BrokenPipeError(errno.EPIPE, "tls: write after close_write")
 
     async def _write_long(self, data: memoryview, ctx: Context | None) -> None:
-        """In pieces, so that the machine has time for others, too."""
-        for i, at in enumerate(range(0, len(data), PIECE)):
-            if i:
-                if i % PIECES == 0:
-                    await gosched()
-                self._check_write()
-            await self._deliver(self._engine.seal(data[at : at + PIECE]), ctx)
+        """In pieces, so that the machine has time for others, too. What ends it between two of
+        them has cut the data just as well."""
+        try:
+            for i, at in enumerate(range(0, len(data), PIECE)):
+                if i:
+                    if i % PIECES == 0:
+                        await gosched()
+                    self._check_write()
+                await self._deliver(self._engine.seal(data[at : at + PIECE]), ctx)
+        except BaseException:
+            self._broken = True
+            raise
 
     async def _deliver(self, out: bytes, ctx: Context | None) -> None:
         """Send what the engine has made, for whose turn it is to write."""
@@ -573,55 +415,15 @@ class Conn(Timed):
         leaving = self._leaving
         if leaving is None or not (failure is None or isinstance(failure, Exception)):
             return
-        if not isinstance(innermost(self), PipeConn):  # whose peer lives as long as this program
+        if not isinstance(self._innermost(), PipeConn):  # whose peer lives as long as this program
             await leaving
+
+    def _innermost(self) -> Stream:
+        """What all the TLS goes over."""
+        conn = self._raw
+        while isinstance(conn, Conn):
+            conn = conn.net_conn
+        return conn
 
     def __repr__(self) -> str:
         return f"<tls.Conn over {self._raw!r}{' closed' if self.closed else ''}>"
-
-
-def innermost(conn: Stream) -> Stream:
-    """What all the TLS goes over."""
-    while isinstance(conn, Conn):
-        conn = conn.net_conn
-    return conn
-
-
-def write_now(conn: Stream, out: bytes) -> int:
-    """Send as much as there is room for, without waiting; how many bytes.
-
-    From a goroutine: closing is no coroutine, and what it sends should be on its way when the
-    program ends. Of connections that have no fd nothing is known: 0. If the peer is gone,
-    there is nothing left to send.
-    """
-    if not out or not isinstance(conn, NetConn) or machine_or_none() is None:
-        return 0
-    try:
-        conn.write_token.pop()
-    except IndexError:
-        return 0  # somebody is writing, or it is closed
-    try:
-        return os.write(conn.fd, out)
-    except BlockingIOError:
-        return 0
-    except OSError:
-        return len(out)
-    finally:
-        conn.put_write(True)
-        if conn.turns:
-            conn.serve_turns()
-
-
-@contextmanager
-def bounded(ctx: Context | None, seconds: float | None, text: str) -> Iterator[Context | None]:
-    """ctx, with so much time; then ``TimeoutError`` with this text, and ETIMEDOUT."""
-    if seconds is None:
-        yield ctx
-        return
-    with with_timeout(ctx or background(), seconds) as within:
-        try:
-            yield within
-        except DeadlineExceeded:
-            if within.err() is None or (ctx is not None and ctx.err() is not None):
-                raise  # that was the group's deadline, or ctx's
-            raise TimeoutError(errno.ETIMEDOUT, text) from None

@@ -10,7 +10,8 @@ from ..io.address import Address, network_of, parse
 from ..net import dial as net_dial
 from ..net.listening import shown
 from ..runtime.offload import blocking
-from .conn import Conn, Stream, bounded
+from .conn import Conn
+from .stream import Stream, bounded
 
 if TYPE_CHECKING:
     from ..context import Context

@@ -88,8 +88,8 @@ class Listener:
         """Call ``handler(conn)`` in a goroutine of its own for every connection, after its
         handshake; see `net.Listener.serve`.
 
-        A handshake that fails is logged (``logging``, "goroutine.tls"), and the handler is not
-        called. Under a ``limit`` handshakes count, too.
+        What fails is logged (``logging``, "goroutine.tls"). If it is the handshake, the handler
+        is not called. Under a ``limit`` handshakes count, too.
         """
 
         @functools.wraps(handler)
@@ -97,22 +97,22 @@ class Listener:
             async with self._over(below) as conn:
                 try:
                     await conn.handshake()
-                except (ConnectionError, ssl.SSLEOFError) as failure:  # the peer went away
-                    _log.debug("handshake: %s", failure)
-                    return
                 except OSError as failure:
+                    if below.closed or isinstance(failure, _WENT_AWAY):
+                        _log.debug("handshake: %s", failure)
+                        return
                     _log.warning("handshake with %s failed: %s", _peer(below), failure)
                     return
-                called = handler(conn)
-                if not isinstance(called, Awaitable):
-                    raise TypeError(
-                        f"serve() takes an async def handler; {describe(handler)} returned"
-                        f" {type(called).__name__}"
-                    )
                 try:
+                    called = handler(conn)
+                    if not isinstance(called, Awaitable):
+                        raise TypeError(
+                            f"serve() takes an async def handler; {describe(handler)} returned"
+                            f" {type(called).__name__}"
+                        )
                     await called
-                except ssl.SSLEOFError as failure:
-                    _log.debug("connection of %s: %s", describe(handler), failure)
+                except Exception as failure:
+                    _failed(describe(handler), failure, conn.closed or below.closed)
 
         await self._inner.serve(handle, limit=limit)
 
@@ -149,6 +149,18 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"<tls.Listener over {self._inner!r}>"
+
+
+_WENT_AWAY = (ConnectionError, ssl.SSLEOFError)
+
+
+def _failed(name: str, failure: Exception, closed: bool) -> None:
+    """As io.serving has it, which can't tell: by the time it sees the failure, the connection is
+    closed."""
+    if closed or isinstance(failure, _WENT_AWAY):
+        _log.debug("connection of %s: %s", name, failure)
+    else:
+        _log.error("%s failed; its connection is closed", name, exc_info=failure)
 
 
 def _peer(conn: NetConn) -> str:
