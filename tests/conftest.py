@@ -50,6 +50,13 @@ def machines(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
+def pytest_collection_finish() -> None:
+    """What has been collected stays to the end, and need not be looked at by every collection
+    of garbage: 16 ms instead of 75."""
+    gc.collect()
+    gc.freeze()
+
+
 # -- a test that hangs ---------------------------------------------------------------------------
 
 
