@@ -32,6 +32,8 @@ def run(request):
         finally:
             guard.cancel()
             guard.join()
+        if fds() != before:
+            gc.collect()
         assert fds() == before
         return result
 
@@ -48,8 +50,13 @@ def hang():
         pass
 
 
-def fds():
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage():
+    """Of the tests of other modules, which may have fds."""
     gc.collect()
+
+
+def fds():
     return sorted(os.listdir("/proc/self/fd"))
 
 

@@ -1,5 +1,6 @@
 """The two pollers, each driven by hand in one thread: no machines, no goroutines."""
 
+import contextlib
 import errno
 import gc
 import os
@@ -19,31 +20,39 @@ from goroutine.io.uring import BUFFERS, UringPoller
 POLLERS = {"io_uring": UringPoller, "epoll": EpollPoller}
 
 
-def fds():
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage():
+    """Of the tests of other modules, which may have fds."""
     gc.collect()
+
+
+def fds():
     return len(os.listdir("/proc/self/fd"))
+
+
+@contextlib.contextmanager
+def opened(make):
+    before = fds()
+    ready = []
+    made = make(ready.append)
+    made.list = ready
+    yield made
+    made.close()
+    if fds() != before:
+        gc.collect()
+    assert fds() == before
 
 
 @pytest.fixture(params=POLLERS)
 def poller(request):
-    before = fds()
-    ready = []
-    made = POLLERS[request.param](ready.append)
-    made.list = ready
-    yield made
-    made.close()
-    assert fds() == before
+    with opened(POLLERS[request.param]) as made:
+        yield made
 
 
 @pytest.fixture
 def uring():
-    before = fds()
-    ready = []
-    made = UringPoller(ready.append)
-    made.list = ready
-    yield made
-    made.close()
-    assert fds() == before
+    with opened(UringPoller) as made:
+        yield made
 
 
 @pytest.fixture
