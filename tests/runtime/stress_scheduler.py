@@ -21,6 +21,9 @@ from goroutine import chan, go, gosched, hold, num_goroutine, sleep, start
 from goroutine.runtime import machine, processor, scheduler
 from goroutine.runtime.shared import flags, idle
 
+HUNG: float | None = None
+"""With --broken: so many seconds without a sign of life end the process, with status 3."""
+
 SECONDS = float(os.environ.get("GOROUTINE_STRESS", "1"))
 """How long one stress test lasts. GOROUTINE_STRESS=60 for millions of steps."""
 
@@ -149,7 +152,9 @@ def sleepy(machines: int, io: str, seconds: float, seed: int) -> int:
 
         def thread() -> None:
             while True:
-                wanted.acquire()
+                if not wanted.acquire(timeout=HUNG):
+                    print(f"nothing has happened for {HUNG} s", flush=True)
+                    os._exit(3)
                 if stop:
                     return
                 for _ in range(dice.randrange(60)):  # the moment of falling asleep is near
@@ -219,8 +224,7 @@ def wake_before_the_frame_stops() -> None:
         m = current()
         g = m.g
         m.runtime.globalq.put([g])
-        for _ in range(50):
-            pass
+        time.sleep(0.0002)  # the others see it at once
         yield lambda g: None
 
     globals()["gosched"] = early
@@ -256,6 +260,7 @@ def parked(count: int) -> float:
             go(child, ch)
             if n % 100 == 0:
                 await gosched()
+        assert num_goroutine() == count + 1
         while len(ch._recvq) < count:
             await gosched()
         each = (resident() - before) / count
@@ -284,6 +289,8 @@ def main() -> int:
         print(f"{parked(options.park):.0f} bytes each")
         return 0
     if options.broken:
+        global HUNG
+        HUNG = 3
         BROKEN[options.broken]()
     print(f"seed {options.seed}", flush=True)
     assert goroutine.start is scheduler.start
