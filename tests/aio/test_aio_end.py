@@ -137,6 +137,7 @@ async def deadlocks():
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
+@pytest.mark.parametrize("machines", [1, 4])
 def test_run_after_run(main, error, machines):
     def run(times):
         for _ in range(times):

@@ -41,7 +41,7 @@ from goroutine.runtime.scheduler import Runtime
 from goroutine.runtime.shared import machine_or_none
 
 LONGER = float(os.environ.get("GOROUTINE_STRESS", "1"))
-ROUNDS = int(1000 * LONGER)
+ROUNDS = int(500 * LONGER)
 SEED = random.randrange(1 << 30)
 
 pytestmark = pytest.mark.timeout(60 * max(1, LONGER))

@@ -166,6 +166,11 @@ class TestSleep:
         start(main, machines=1, io=io)
         assert ended == ["closed"]
 
+    @pytest.mark.parametrize(
+        ("io", "machines"),
+        [("epoll", 1), ("io_uring", 2), ("io_uring", 4), ("epoll", 4)],
+        indirect=True,
+    )
     def test_ten_thousand(self, io: str, machines: int) -> None:
         async def sleeper(seconds: float) -> None:
             due = time.monotonic() + seconds
