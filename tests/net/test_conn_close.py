@@ -277,7 +277,7 @@ def test_a_program_may_leave_everything_open(run):
     del kept[:]
 
 
-def test_finally_blocks_close_at_the_end_of_the_run(run):
+def test_finally_blocks_close_at_the_end_of_the_run(run_one):
     """More connections than a submission queue has entries, closed while the run ends."""
     closed = []
 
@@ -301,7 +301,7 @@ def test_finally_blocks_close_at_the_end_of_the_run(run):
                 go(handler, conn)
             await until(lambda: all(is_reading(conn) for conn in conns))
 
-    run(main, bound=40)
+    run_one(main, bound=40)
     assert len(closed) == 2200
 
 
