@@ -10,6 +10,7 @@ import threading
 import time as clock
 
 import pytest
+from waiting import until
 
 import goroutine
 from goroutine import (
@@ -36,14 +37,6 @@ from goroutine.runtime.wait import Waiter, cancelable
 pytestmark = pytest.mark.timeout(30)
 
 LONG = 3600.0
-
-
-async def until(condition, bound=10.0):
-    """Wait for a condition that something else brings about."""
-    end = clock.monotonic() + bound
-    while not condition():
-        assert clock.monotonic() < end, "waited in vain"
-        await sleep(0.0005)
 
 
 def timers():

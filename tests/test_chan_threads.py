@@ -11,9 +11,11 @@ import weakref
 from functools import partial
 
 import pytest
+from waiting import gosched_until as until
+from waiting import until_in_thread as wait_until
 
 import goroutine
-from goroutine import ChanClosed, Deadlock, chan, go, gosched, recv, select, send, start
+from goroutine import ChanClosed, Deadlock, chan, go, recv, select, send, start
 from goroutine.runtime.thread import ThreadWaiter, holds
 
 pytestmark = pytest.mark.timeout(30)
@@ -24,22 +26,6 @@ END = "^receive from closed channel$"
 
 def run(main, *args, machines=1, io="epoll"):
     return start(main, *args, machines=machines, io=io)
-
-
-async def until(condition, seconds=20.0):
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
-
-
-def wait_until(condition, seconds=20.0):
-    """The same for a thread."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.0005)
 
 
 class Thread:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from math import inf, nan
 
 import pytest
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, DeadlineExceeded, chan, context, go, recv, select, start
@@ -15,14 +16,6 @@ from goroutine.time import now
 pytestmark = pytest.mark.timeout(30)
 
 LONG = 3600.0
-
-
-async def until(condition, bound=10.0):
-    """Wait for a condition that something else brings about."""
-    end = clock.monotonic() + bound
-    while not condition():
-        assert clock.monotonic() < end, "waited in vain"
-        await goroutine.sleep(0.001)
 
 
 def timers():

@@ -6,10 +6,10 @@ import contextvars
 import gc
 import os
 import threading
-import time as clock
 import traceback
 
 import pytest
+from waiting import until
 
 import goroutine
 import goroutine.io
@@ -33,14 +33,6 @@ from goroutine.runtime.wait import Waiter
 pytestmark = pytest.mark.timeout(30)
 
 LONG = 3600.0
-
-
-async def until(condition, bound=10.0):
-    """Wait for a condition that something else brings about."""
-    end = clock.monotonic() + bound
-    while not condition():
-        assert clock.monotonic() < end, "waited in vain"
-        await sleep(0.001)
 
 
 def timers():

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import product
 
 import pytest
+from waiting import gosched_until as until
 
 import goroutine
 from goroutine import (
@@ -36,14 +37,6 @@ NOTHING = Selected(-1, None, False)
 
 def run(main, *args, machines=1, io="epoll"):
     return start(main, *args, machines=machines, io=io)
-
-
-async def until(condition, seconds=20.0):
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
 
 
 async def waiting(n, *channels):

@@ -10,6 +10,7 @@ import time
 from itertools import product
 
 import pytest
+from waiting import gosched_until as until
 
 from goroutine import ChanClosed, chan, go, gosched, hold, recv, select, send, start
 
@@ -20,14 +21,6 @@ pytestmark = pytest.mark.timeout(40 * LONGER)
 
 def run(main, *args, machines=1, io="epoll"):
     return start(main, *args, machines=machines, io=io)
-
-
-async def until(condition, seconds=20.0):
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
 
 
 # -- select3: what blocks and what does not ----------------------------------------------------

@@ -25,6 +25,7 @@ import time
 from collections import Counter
 
 import pytest
+from waiting import gosched_until as until
 
 import goroutine
 from goroutine import Canceled, ChanClosed, chan, context, go, gosched, recv, select, send, start
@@ -255,14 +256,6 @@ def test_goroutines_and_threads(machines, closes):
 
 
 # -- two wakers at the same instant ------------------------------------------------------------
-
-
-async def until(condition, seconds=20.0):
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
 
 
 WAKERS = {

@@ -3,11 +3,6 @@
 import asyncio
 import os
 import threading
-import time
-from collections.abc import Callable
-from typing import Any
-
-from goroutine import sleep
 
 NAME = "goroutine-asyncio"
 
@@ -24,14 +19,6 @@ def fds() -> dict[str, str]:
         except FileNotFoundError:
             pass  # that of the listing itself
     return found
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """In a goroutine: until the condition holds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await sleep(0.001)
 
 
 async def forever() -> None:

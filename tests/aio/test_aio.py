@@ -14,7 +14,8 @@ import types
 import weakref
 
 import pytest
-from aio_support import NAME, asyncio_threads, forever, loop_of, until
+from aio_support import NAME, asyncio_threads, forever, loop_of
+from waiting import until
 
 from goroutine import (
     Canceled,

@@ -6,7 +6,8 @@ import asyncio
 import random
 
 import pytest
-from aio_support import asyncio_threads, forever, until
+from aio_support import asyncio_threads, forever
+from waiting import until
 
 from goroutine import (
     Canceled,

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
-from aio_support import asyncio_threads, fds, forever, loop_of, until
+from aio_support import asyncio_threads, fds, forever, loop_of
+from waiting import until
 
 from goroutine import Deadlock, GoroutinePanic, aio, chan, context, go, sleep, start
 from goroutine.runtime.scheduler import Runtime

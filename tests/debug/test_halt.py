@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from waiting import until_in_thread as until
 
 from goroutine import chan, current, go, gosched, sleep, start
 from goroutine.runtime import halt as module
@@ -14,13 +15,6 @@ from goroutine.runtime.halt import Halt
 from goroutine.runtime.machine import TURNS
 
 pytestmark = pytest.mark.timeout(30)
-
-
-def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.001)
 
 
 def in_thread(call):

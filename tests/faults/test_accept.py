@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from net_support import Run, connect, fds, in_thread, until
+from net_support import Run, connect, fds, in_thread
+from waiting import until
 
 import goroutine
 from goroutine import go, net

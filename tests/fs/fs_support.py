@@ -10,7 +10,6 @@ import errno
 import gc
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -85,14 +84,6 @@ class Run:
 
 async def _hung() -> None:
     raise AssertionError(f"the run had not ended after {BOUND} s")
-
-
-async def until(condition: Callable[[], Any], bound: float = 10.0) -> None:
-    """Wait for a condition that something else brings about."""
-    end = time.monotonic() + bound
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        await goroutine.sleep(0.001)
 
 
 class Cancelling:

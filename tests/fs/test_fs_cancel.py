@@ -5,7 +5,8 @@ import stat
 import threading
 
 import pytest
-from fs_support import Cancelling, Run, fds, fifo, make, ops, raises, until, waiters
+from fs_support import Cancelling, Run, fds, fifo, make, ops, raises, waiters
+from waiting import until
 
 import goroutine
 from goroutine import context, fs

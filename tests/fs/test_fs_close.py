@@ -6,7 +6,8 @@ import threading
 import warnings
 
 import pytest
-from fs_support import Run, fds, fifo, make, raises, until, waiters
+from fs_support import Run, fds, fifo, make, raises, waiters
+from waiting import until
 
 import goroutine
 from goroutine import context, fs

@@ -5,7 +5,8 @@ import os
 import threading
 
 import pytest
-from fs_support import Run, fifo, make, raises, until, waiters
+from fs_support import Run, fifo, make, raises, waiters
+from waiting import until
 
 import goroutine
 from goroutine import fs

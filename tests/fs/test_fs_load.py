@@ -4,7 +4,8 @@ import gc
 import os
 
 import pytest
-from fs_support import Run, make, ops, until
+from fs_support import Run, make, ops
+from waiting import until
 
 import goroutine
 from goroutine import context, fs

@@ -9,7 +9,8 @@ import weakref
 from typing import ClassVar
 
 import pytest
-from fs_support import Run, fds, ops, raises, until
+from fs_support import Run, fds, ops, raises
+from waiting import until
 
 import goroutine
 from goroutine import context

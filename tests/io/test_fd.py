@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 import goroutine
 from goroutine import chan, go
@@ -58,13 +59,6 @@ def no_garbage():
 
 def fds():
     return sorted(os.listdir("/proc/self/fd"))
-
-
-async def until(condition):
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        await goroutine.sleep(0.001)
 
 
 def waiters():

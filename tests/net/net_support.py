@@ -80,22 +80,6 @@ class Run:
             pass  # it has just ended
 
 
-async def until(condition: Callable[[], Any], bound: float = 10.0) -> None:
-    """Wait for a condition that something else brings about."""
-    end = time.monotonic() + bound
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        await goroutine.sleep(0.001)
-
-
-def until_in_thread(condition: Callable[[], Any], bound: float = 10.0) -> None:
-    """`until` for a thread that is no machine."""
-    end = time.monotonic() + bound
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
-
-
 def here() -> Machine:
     return current()
 

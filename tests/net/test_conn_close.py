@@ -21,9 +21,9 @@ from net_support import (
     raw_pair,
     read_all,
     reset,
-    until,
     waits_to_write,
 )
+from waiting import until
 
 import goroutine
 from goroutine import ConnClosed, go, net

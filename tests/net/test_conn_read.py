@@ -5,17 +5,8 @@ import socket
 import threading
 
 import pytest
-from net_support import (
-    elsewhere,
-    in_thread,
-    is_reading,
-    pair,
-    raises,
-    raw_pair,
-    read_all,
-    reset,
-    until,
-)
+from net_support import elsewhere, in_thread, is_reading, pair, raises, raw_pair, read_all, reset
+from waiting import until
 
 from goroutine import chan, go
 from goroutine.io.desc import MOST_CHUNKS

@@ -15,9 +15,9 @@ from net_support import (
     read_all,
     receive_all,
     reset,
-    until,
     waits_to_write,
 )
+from waiting import until
 
 import goroutine
 from goroutine import ConnClosed, go

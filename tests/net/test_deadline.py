@@ -15,9 +15,9 @@ from net_support import (
     raises,
     raw_pair,
     receive_all,
-    until,
     waits_to_write,
 )
+from waiting import until
 
 import goroutine
 from goroutine import ConnClosed, go, net

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from net_support import in_thread, raises, raw_pair, receive_all, until, waits_to_write
+from net_support import in_thread, raises, raw_pair, receive_all, waits_to_write
+from waiting import until
 
 import goroutine
 import goroutine.io as gio

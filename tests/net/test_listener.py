@@ -20,8 +20,8 @@ from net_support import (
     raises,
     receive_all,
     reset,
-    until,
 )
+from waiting import until
 
 import goroutine
 from goroutine import ConnClosed, chan, go, net

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from net_support import raises, until
+from net_support import raises
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, Group, context, go, net

@@ -19,17 +19,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from net_support import (
-    IOS,
-    Run,
-    is_reading,
-    pair,
-    raises,
-    raw_pair,
-    receive_all,
-    until,
-    waits_to_write,
-)
+from net_support import IOS, Run, is_reading, pair, raises, raw_pair, receive_all, waits_to_write
+from waiting import until
 
 import goroutine
 import goroutine.io as gio

@@ -12,7 +12,8 @@ import textwrap
 import threading
 
 import pytest
-from net_support import BOUND, connect, fds, in_thread, reset, until
+from net_support import BOUND, connect, fds, in_thread, reset
+from waiting import until
 
 import goroutine
 from goroutine import go, net

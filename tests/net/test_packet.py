@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 import pytest
-from net_support import CLOSED, in_thread, is_open, raises, until
+from net_support import CLOSED, in_thread, is_open, raises
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, ConnClosed, Group, chan, context, go, net

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
-from net_support import fds, raises, until
+from net_support import fds, raises
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, ConnClosed, Deadlock, context, go, net

@@ -20,7 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from net_support import BOUND, IOS, Run, here, until
+from net_support import BOUND, IOS, Run, here
+from waiting import until
 
 import goroutine
 from goroutine import blocking, go, net

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from net_support import CLOSED, pair, raises, raw_pair, read_all, receive_all, until, waits_to_write
+from net_support import CLOSED, pair, raises, raw_pair, read_all, receive_all, waits_to_write
 from net_support import in_thread as in_a_thread
+from waiting import until
 
 from goroutine import Canceled, ConnClosed, context, go
 from goroutine.time import now

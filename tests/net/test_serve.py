@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from net_support import CLOSED, connect, raises, until
+from net_support import CLOSED, connect, raises
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, ConnClosed, chan, context, go, net

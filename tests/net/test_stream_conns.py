@@ -15,8 +15,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from net_support import in_thread, raises, read_all, until
+from net_support import in_thread, raises, read_all
 from tls_support import client_context, over, server_context
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, ConnClosed, Group, chan, context, go, net, tls

@@ -11,7 +11,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from net_support import CLOSED, in_thread, open_until_closed, raises, read_all, until
+from net_support import CLOSED, in_thread, open_until_closed, raises, read_all
+from waiting import until
 
 import goroutine
 from goroutine import ConnClosed, chan, context, go, net

@@ -2,10 +2,7 @@
 
 import os
 import sys
-import time
 from pathlib import Path
-
-import goroutine
 
 
 def python(code):
@@ -32,17 +29,3 @@ def children():
 
 def fds():
     return sorted(os.listdir("/proc/self/fd"))
-
-
-async def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        await goroutine.sleep(0.002)
-
-
-def until_in_thread(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)

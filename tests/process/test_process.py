@@ -18,7 +18,8 @@ import time
 import warnings
 
 import pytest
-from process_support import children, fds, python, until
+from process_support import children, fds, python
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, Group, chan, context, go, process, sleep, start

@@ -14,7 +14,8 @@ import time
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, TimeoutExpired
 
 import pytest
-from process_support import children, python, until, until_in_thread
+from process_support import children, python
+from waiting import until, until_in_thread
 
 from goroutine import (
     Canceled,

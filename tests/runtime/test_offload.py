@@ -8,6 +8,7 @@ import time
 import types
 
 import pytest
+from waiting import until
 
 from goroutine import (
     Canceled,
@@ -47,14 +48,6 @@ def wait_for(condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.001)
-
-
-async def until(condition):
-    """In a goroutine: until the condition holds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await sleep(0.001)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from typing import Any
 
 import pytest
+from waiting import gosched_until as until
 
 import goroutine
 from goroutine import ChanClosed, Goroutine, chan, go, gosched, hold, sleep, start
@@ -26,14 +27,6 @@ everywhere = pytest.mark.parametrize("machines", [1, 2, 4])
 
 def run(main, *args, machines=1, io="epoll"):
     return start(main, *args, machines=machines, io=io)
-
-
-async def until(condition):
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
 
 
 # -- park and ready --------------------------------------------------------------------------

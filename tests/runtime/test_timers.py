@@ -4,11 +4,11 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import gosched_until as until
 
 from goroutine import (
     Canceled,
@@ -35,14 +35,6 @@ def timers_set() -> int:
     runtime = scheduler.running()
     assert runtime is not None
     return sum(len(m.p.timers) for m in runtime.machines)
-
-
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
 
 
 class TestSleep:

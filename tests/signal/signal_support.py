@@ -46,13 +46,6 @@ def state():
     return handlers, wakeup, threads, sorted(os.listdir("/proc/self/fd"))
 
 
-async def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        await goroutine.sleep(0.001)
-
-
 def asleep(runtime, seconds=10.0):
     """Wait, in a thread, until the starting thread sleeps without a timeout: all are asleep."""
     end = time.monotonic() + seconds

@@ -14,7 +14,8 @@ import time
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
-from signal_support import asleep, kill, program, state, until
+from signal_support import asleep, kill, program, state
+from waiting import until
 
 import goroutine
 from goroutine import Chan, Deadlock, chan, context, go, recv, select, sleep, start

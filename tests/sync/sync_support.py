@@ -1,20 +1,10 @@
 """What the tests of goroutine.sync share."""
 
 import random
-import time
-from collections.abc import Callable
 from typing import Any
 
 import goroutine
 from goroutine import context
-
-
-async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait for a condition that other goroutines bring about."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "this never came about"
-        await goroutine.sleep(0.0002)
 
 
 class Section:

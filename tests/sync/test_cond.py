@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from sync_support import until, waiting
+from sync_support import waiting
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, Group, context

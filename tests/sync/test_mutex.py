@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from sync_support import Chaos, Section, until, waiting
+from sync_support import Chaos, Section, waiting
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, Group, context

@@ -1,7 +1,8 @@
 """Once, once_func, once_value."""
 
 import pytest
-from sync_support import until, waiting
+from sync_support import waiting
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, Group, context

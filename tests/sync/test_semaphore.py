@@ -5,7 +5,8 @@ import threading
 from typing import Any
 
 import pytest
-from sync_support import Chaos, until, waiting
+from sync_support import Chaos, waiting
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, Group, context

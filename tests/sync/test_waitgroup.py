@@ -4,7 +4,8 @@ import threading
 from typing import Any
 
 import pytest
-from sync_support import until, waiting
+from sync_support import waiting
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, GoroutinePanic, Group, context

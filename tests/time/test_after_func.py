@@ -10,7 +10,8 @@ import time as clock
 from typing import Any
 
 import pytest
-from time_support import timers_set, until
+from time_support import timers_set
+from waiting import gosched_until as until
 
 from goroutine import GoroutinePanic, chan, current, go, num_goroutine, start, time
 

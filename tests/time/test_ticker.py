@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 import pytest
-from time_support import timers_set, until
+from time_support import timers_set
+from waiting import gosched_until as until
 
 from goroutine import chan, go, gosched, recv, select, start, time
 

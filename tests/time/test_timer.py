@@ -12,7 +12,8 @@ import weakref
 from typing import Any
 
 import pytest
-from time_support import timers_set, until
+from time_support import timers_set
+from waiting import gosched_until as until
 
 from goroutine import (
     Canceled,

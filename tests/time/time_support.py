@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from _thread import get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from goroutine import gosched
 from goroutine.runtime import scheduler, timers
 from goroutine.runtime.goroutine import Goroutine
 from goroutine.runtime.shared import machines
@@ -24,14 +22,6 @@ def timers_set() -> int:
     runtime = scheduler.running()
     assert runtime is not None
     return sum(len(m.p.timers) for m in runtime.machines)
-
-
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Give way until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        await gosched()
 
 
 class Stepped:

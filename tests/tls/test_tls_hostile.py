@@ -6,8 +6,9 @@ import random
 import ssl
 
 import pytest
-from net_support import connect, raises, read_all, reset, until
+from net_support import connect, raises, read_all, reset
 from tls_support import Meddled, client_context, contexts, over, pem, tcp_pair, tls_pair
+from waiting import until
 
 import goroutine
 from goroutine import go, net, tls

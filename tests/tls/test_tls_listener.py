@@ -7,8 +7,9 @@ import ssl
 from typing import Any
 
 import pytest
-from net_support import raises, read_all, until
+from net_support import raises, read_all
 from tls_support import contexts
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, ConnClosed, chan, context, go, net, tls
