@@ -203,26 +203,28 @@ class EpollPoller:
             made = 0
             seen += len(events)
             for fd, mask in events:
-                desc = descs.get(fd)
-                if desc is not None:
-                    if desc.accepting:
-                        desc.accept_all()  # type: ignore[attr-defined]
-                        continue
-                    if mask & HUNG_UP:
-                        desc.hup = True
-                    # News first, then the look for a reader: desc.py.
-                    desc.news = True
-                    try:
-                        g = desc.take_reader()
-                    except IndexError:
-                        continue
-                    desc.data = None
-                    append(g)
-                    made += 1
-                elif fd == eventfd:
-                    os.eventfd_read(eventfd)
-                elif fd == once:
-                    made += self.poll_once()
+                try:
+                    desc = descs[fd]
+                except KeyError:
+                    if fd == eventfd:
+                        os.eventfd_read(eventfd)
+                    elif fd == once:
+                        made += self.poll_once()
+                    continue
+                if desc.accepting:
+                    desc.accept_all()  # type: ignore[attr-defined]
+                    continue
+                if mask & HUNG_UP:
+                    desc.hup = True
+                # News first, then the look for a reader: desc.py.
+                desc.news = True
+                try:
+                    g = desc.take_reader()
+                except IndexError:
+                    continue
+                desc.data = None
+                append(g)
+                made += 1
             return made
 
         return poll

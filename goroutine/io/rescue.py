@@ -39,13 +39,14 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .desc import MOST_CHUNKS, PollDesc
 from .ioring import abi
 from .poller import POLLERR, POLLHUP, Wait
 
 if TYPE_CHECKING:
+    from ..runtime.goroutine import Goroutine
     from .epoll import EpollPoller
     from .uring import UringPoller
 
@@ -154,22 +155,28 @@ class UringRescue:
         more = len(events) == EVENTS
         again, self._again = self._again, {}
         again.update(events)
+        woken: list[Goroutine[Any]] = []
         for fd, mask in again.items():
             with self.lock:
                 if not self.armed[0]:
                     # The machine is back. But it may have entered its ring before this came,
                     # and be stuck again: the edge is kept for then.
                     self._again = again
+                    inject(woken)
                     return False
-                desc = self.by_fd.get(fd)
-                if desc is None or desc.closed:
+                try:
+                    desc = self.by_fd[fd]
+                except KeyError:
+                    continue
+                if desc.closed:
                     continue
                 if desc.accepting:
                     desc.accept_all()  # type: ignore[attr-defined]
                 elif len(desc.chunks) >= MOST_CHUNKS // 4:
                     self._full[fd] = mask
-                elif self.read(desc, mask):
+                elif self.read(desc, mask, woken):
                     self._again[fd] = mask
+        inject(woken)
         return more or bool(self._again)
 
     def look(self) -> None:
@@ -178,7 +185,7 @@ class UringRescue:
         self.serve()
 
     @staticmethod
-    def read(desc: PollDesc, mask: int) -> bool:
+    def read(desc: PollDesc, mask: int, woken: list[Goroutine[Any]]) -> bool:
         """Read once, as the desc's home; True if there may be more."""
         if desc.eof or desc.error:
             return False
@@ -195,7 +202,7 @@ class UringRescue:
             else:
                 desc.eof = True
         desc.news = True
-        desc.wake_reader()
+        take(desc, woken)
         return len(data) == MOST_READ or (bool(data) and bool(mask & HUNG_UP))
 
 
@@ -219,11 +226,13 @@ class EpollRescue:
     def serve(self) -> bool:
         descs = self._poller.descs
         events = self._poller.epoll.poll(0, EVENTS)
+        woken: list[Goroutine[Any]] = []
         # (The machine's own wake-ups, and its waits, are in there too: they stay.)
         for fd, mask in events:
             with self._poller.lock:
-                desc = descs.get(fd)
-                if desc is None:
+                try:
+                    desc = descs[fd]  # not get(): see shared.py
+                except KeyError:
                     continue
                 if desc.accepting:
                     desc.accept_all()  # type: ignore[attr-defined]
@@ -231,8 +240,27 @@ class EpollRescue:
                 if mask & HUNG_UP:
                     desc.hup = True
                 desc.news = True
-                desc.wake_reader()
+                take(desc, woken)
+        inject(woken)
         return len(events) == EVENTS
+
+
+def take(desc: PollDesc, woken: list[Goroutine[Any]]) -> None:
+    """`PollDesc.wake_reader`, but they are all woken in the end: waking one at a time would
+    have this thread give way to the first, 64 times, on a machine that has other work."""
+    try:
+        g = desc.take_reader()
+    except IndexError:
+        return
+    desc.data = None
+    woken.append(g)
+
+
+def inject(woken: list[Goroutine[Any]]) -> None:
+    if woken:
+        from ..runtime import scheduler  # it needs the pollers
+
+        scheduler.inject(woken)
 
 
 def ready_waits(waits: Iterable[Wait]) -> None:

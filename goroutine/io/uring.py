@@ -270,7 +270,7 @@ class UringPoller:
         descs, waits, ops = self.descs, self.waits, self.ops
         fds_to_close, rearm = self.fds_to_close, self.rearm
         other, asleep = self.other, self.asleep
-        leave, find = self.leave, self.descs.get
+        leave = self.leave
         armed, end_rescue = self.rescue.armed, self.rescue.end
 
         polls = reaped = 0
@@ -337,8 +337,9 @@ class UringPoller:
                 if flags == DATA:
                     used += 1
                     start = bid << BUFFER_SHIFT
-                    desc = find(key)
-                    if desc is None:
+                    try:
+                        desc = descs[key]
+                    except KeyError:
                         continue  # closed meanwhile
                     data: bytes | None = memory[start : start + res]
                     try:

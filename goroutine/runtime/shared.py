@@ -9,6 +9,10 @@ whose look-ups scale, by the interpreter's own rule and with no trick on its mem
 Being immortal they are never freed: they are made once per process and emptied between
 runs. Their values are read without a lock, so hot values are small ints or booleans.
 
+Read with ``d[key]``, where two threads may be at it: 3.13's dict.get() takes the dict's mutex,
+costs twice as much then, and where a value was made by another thread and is read for the
+first time it takes that mutex twice, which ends after 40 calls of sched_yield (perf/NOTES.md).
+
 Each store into a dict takes the dict's own mutex, an atomic read-modify-write before and
 after the store: a store into one of these followed by a load of something else is not
 reordered by the processor. The idle protocol (idle.py) relies on that.
