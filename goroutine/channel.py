@@ -6,8 +6,12 @@ receiver waits only while the buffer is empty and a sender only while it is full
 A goroutine that must wait puts itself into the queue while it holds the lock and yields
 the lock's release: the machine releases it after the frame has stopped. Nobody can find
 the waiter before that (goroutine.py, the ownership rule; Go: chanparkcommit). Whoever takes
-a waiter out of the queue owns its wake-up: it leaves the outcome in the waiter's ``value``
-and ``ok`` and makes it ready after the lock is released.
+a waiter out of the queue owns its wake-up: it leaves the outcome in the goroutine's ``value``
+(what was sent, None for a sender; `Closed`) and makes it ready after the lock is released.
+
+`close` sets ``_size`` to -1 and empties both queues, and nobody queues up after that. So who
+finds a waiter need not ask whether the channel is closed, and who doesn't learns it together
+with the capacity.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from .runtime.goroutine import Commit, Goroutine
 from .runtime.park import ready
 from .runtime.shared import machines, not_here
 from .runtime.thread import ThreadWaiter, deadline_of
-from .runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx, hand
+from .runtime.wait import Closed, Waiter, WaitQueue, cancelable, check, check_ctx, hand
 
 if TYPE_CHECKING:
     from .context import Context
@@ -52,19 +56,28 @@ class Chan[T]:
     [0, 1, 2]
     """
 
-    __slots__ = ("_acquire", "_buffer", "_closed", "_lock", "_recvq", "_release", "_sendq", "_size")
+    __slots__ = (
+        "_acquire",
+        "_buffer",
+        "_capacity",
+        "_lock",
+        "_recvq",
+        "_release",
+        "_sendq",
+        "_size",
+    )
 
     def __init__(self, capacity: int = 0) -> None:
         if isinstance(capacity, bool) or not isinstance(capacity, int):
             raise TypeError(f"a channel's capacity is an int, not {type(capacity).__name__}")
         if capacity < 0:
             raise ValueError("makechan: size out of range")
-        self._size = capacity
+        self._capacity = capacity
+        self._size = capacity  # -1 once it is closed
         self._buffer: deque[T] = deque()
         # Waiting goroutines or Waiters: receivers; senders, each with its value in ``value``.
         self._recvq = WaitQueue()
         self._sendq = WaitQueue()
-        self._closed = False
         self._lock = threading.Lock()
         self._acquire = self._lock.acquire
         # __exit__ is release() with arguments it ignores: the goroutine, when it is a commit.
@@ -75,12 +88,12 @@ class Chan[T]:
     @property
     def capacity(self) -> int:
         """How many values it buffers. Go: cap(ch)."""
-        return self._size
+        return self._capacity
 
     @property
     def closed(self) -> bool:
         """Whether it has been closed (values may still be buffered)."""
-        return self._closed
+        return self._size < 0
 
     def __len__(self) -> int:
         """How many values are buffered now. Go: len(ch)."""
@@ -90,8 +103,8 @@ class Chan[T]:
         return True
 
     def __repr__(self) -> str:
-        state = " closed" if self._closed else ""
-        return f"<Chan {len(self._buffer)}/{self._size}{state} at {id(self):#x}>"
+        state = " closed" if self._size < 0 else ""
+        return f"<Chan {len(self._buffer)}/{self._capacity}{state} at {id(self):#x}>"
 
     @types.coroutine
     def send(self, value: T, *, ctx: Context | None = None) -> Generator[Commit]:
@@ -111,33 +124,39 @@ class Chan[T]:
         if ctx is not None:
             check_ctx(ctx)
         self._acquire()
-        if self._closed:
-            self._release()
-            raise ChanClosed("send on closed channel")
-        while self._recvq:
-            g = self._recvq.popleft()
+        g: Any
+        recvq = self._recvq
+        while recvq:
+            g = recvq.popleft()
             if g.plain:
                 self._release()
                 g.value = value
-                g.ok = True
-                m = machines.get(get_ident())
-                if m is not None:
-                    m.ready(g)
-                else:
+                try:
+                    m = machines[get_ident()]
+                except KeyError:
                     ready(g)
+                else:
+                    m.ready(g)
                 return
             if g.claim():
                 self._release()
-                g.give(value, True)
+                g.give(value)
                 return
-        if len(self._buffer) < self._size:
-            self._buffer.append(value)
-            self._release()
-            return
-        m = machines.get(get_ident())
-        if m is None or (g := m.g) is None:
-            raise self._nowhere()
-        if ctx is not None or g.scope is not None:
+        if size := self._size:
+            buffer = self._buffer
+            if len(buffer) < size:
+                buffer.append(value)
+                self._release()
+                return
+            if size < 0:
+                self._release()
+                raise ChanClosed("send on closed channel")
+        try:
+            g = machines[get_ident()].g
+            scope = g.scope
+        except (KeyError, AttributeError):
+            raise self._nowhere() from None
+        if ctx is not None or scope is not None:
             yield from self._wait(self._sendq, g, value, ctx)
         else:
             g.value = value
@@ -147,8 +166,8 @@ class Chan[T]:
             except GeneratorExit:
                 self._forget()
                 raise
+        if g.value is Closed:
             g.value = None
-        if not g.ok:
             raise ChanClosed("send on closed channel")
 
     @types.coroutine
@@ -171,43 +190,54 @@ class Chan[T]:
         if ctx is not None:
             check_ctx(ctx)
         self._acquire()
+        g: Any
         value: Any
-        # What _take does, in place for the usual cases: a call and a result cost a tenth.
-        if self._buffer:
-            if not self._sendq:
-                value = self._buffer.popleft()
+        sendq = self._sendq
+        while sendq:
+            g = sendq.popleft()
+            if g.plain or g.claim():
+                value = g.value
+                if self._size:  # the buffer is full: its head is next, then this one's turn
+                    buffer = self._buffer
+                    buffer.append(value)
+                    value = buffer.popleft()
+                self._release()
+                if g.plain:
+                    g.value = None
+                    try:
+                        m = machines[get_ident()]
+                    except KeyError:
+                        ready(g)
+                    else:
+                        m.ready(g)
+                else:
+                    g.give(None)
+                return value  # type: ignore[no-any-return]
+        if size := self._size:
+            if buffer := self._buffer:
+                value = buffer.popleft()
                 self._release()
                 return value  # type: ignore[no-any-return]
-        elif self._sendq and (g := self._sendq[0]).plain:
-            del self._sendq[0]
-            self._release()
-            value = g.value
-            g.ok = True
-            m = machines.get(get_ident())
-            if m is not None:
-                m.ready(g)
-            else:
-                ready(g)
-            return value  # type: ignore[no-any-return]
-        ok, waiting = False, True
-        if self._buffer or self._sendq or self._closed:
-            value, ok, waiting = self._take()
-        if waiting:
-            m = machines.get(get_ident())
-            if m is None or (g := m.g) is None:
-                raise self._nowhere()
-            if ctx is not None or g.scope is not None:
-                yield from self._wait(self._recvq, g, None, ctx)
-            else:
-                self._recvq.append(g)
-                try:
-                    yield self._release
-                except GeneratorExit:
-                    self._forget()
-                    raise
-            value, ok = g.value, g.ok
-            g.value = None
-        if not ok:
+            if size < 0:
+                self._release()
+                raise ChanClosed("receive from closed channel") if _end is None else _end
+        try:
+            g = machines[get_ident()].g
+            scope = g.scope
+        except (KeyError, AttributeError):
+            raise self._nowhere() from None
+        if ctx is not None or scope is not None:
+            yield from self._wait(self._recvq, g, None, ctx)
+        else:
+            self._recvq.append(g)
+            try:
+                yield self._release
+            except GeneratorExit:
+                self._forget()
+                raise
+        value = g.value
+        g.value = None
+        if value is Closed:
             raise ChanClosed("receive from closed channel") if _end is None else _end
         return value  # type: ignore[no-any-return]
 
@@ -249,10 +279,13 @@ class Chan[T]:
 
     def _current(self) -> Any:
         """The running goroutine. The caller holds the lock, which is released on an error."""
-        m = machines.get(get_ident())
-        if m is None or m.g is None:
+        try:
+            g = machines[get_ident()].g
+        except KeyError:
+            g = None
+        if g is None:
             raise self._nowhere()
-        return m.g
+        return g
 
     def _nowhere(self) -> RuntimeError:
         """What is said to who would have to wait where no goroutine runs. Releases the lock."""
@@ -288,47 +321,36 @@ class Chan[T]:
                 queue.clear()
                 queue.extend(others)
 
-    def _take(self) -> tuple[Any, bool, bool]:
-        """Try to receive: ``(value, ok, False)``, with the lock released by then.
+    def _send_now(self, value: T) -> bool:
+        """Send, with the lock held, if that can be done at once: the lock is released then."""
+        receiver = self._recvq.take()
+        if receiver is None:
+            if len(self._buffer) >= self._size:
+                return False
+            self._buffer.append(value)
+            self._release()
+        else:
+            self._release()
+            hand(receiver, value)
+        return True
 
-        ``(None, False, True)``, with the lock held, if nothing is there to be had after all:
-        all senders in the queue have gone elsewhere. The caller holds the lock.
-        """
-        buffer, sendq = self._buffer, self._sendq
-        value: Any
-        g: Any
+    def _recv_now(self) -> tuple[Any, bool]:
+        """Receive, with the lock held, if that can be done at once, and whether it could: the
+        lock is released then. The value is `Closed` at the end of the channel."""
+        buffer = self._buffer
+        sender = self._sendq.take()
+        if sender is not None:
+            buffer.append(sender.value)  # the longest waiting sender's goes to the tail
         if buffer:
-            value = buffer.popleft()
-            while sendq:
-                g = sendq.popleft()
-                if g.plain or g.claim():
-                    buffer.append(g.value)  # the longest waiting sender's goes to the tail
-                    break
-            else:
-                self._release()
-                return value, True, False
+            value: Any = buffer.popleft()
+        elif self._size < 0:
+            value = Closed
         else:
-            while sendq:
-                g = sendq.popleft()
-                if g.plain or g.claim():
-                    value = g.value
-                    break
-            else:
-                if not self._closed:
-                    return None, False, True
-                self._release()
-                return None, False, False
+            return None, False
         self._release()
-        if g.plain:
-            g.ok = True
-            m = machines.get(get_ident())
-            if m is not None:
-                m.ready(g)
-            else:
-                ready(g)
-        else:
-            g.give(None, True)
-        return value, True, False
+        if sender is not None:
+            hand(sender, None)
+        return value, True
 
     # -- from threads that are no machines ------------------------------------------------
 
@@ -345,19 +367,13 @@ class Chan[T]:
         """
         until = deadline_of(timeout)
         self._acquire()
-        if self._closed:
-            self._lock.release()
-            raise ChanClosed("send on closed channel")
-        receiver = self._recvq.take()
-        if receiver is None and len(self._buffer) >= self._size:
-            if not ThreadWaiter(value).wait(self, self._sendq, until):
-                raise ChanClosed("send on closed channel")
+        if self._send_now(value):
             return
-        if receiver is None:
-            self._buffer.append(value)
-        self._lock.release()
-        if receiver is not None:
-            hand(receiver, value, True)
+        if self._size < 0:
+            self._release()
+        elif ThreadWaiter(value).wait(self, self._sendq, until):
+            return
+        raise ChanClosed("send on closed channel")
 
     def _offer(self, value: T) -> bool:
         """Send if that can be done at once; whether it was. From any thread.
@@ -366,18 +382,10 @@ class Chan[T]:
         channel takes nothing. (A goroutine has `select` with a default for it.)
         """
         self._acquire()
-        receiver = None
-        if not self._closed:
-            receiver = self._recvq.take()
-            if receiver is None and len(self._buffer) < self._size:
-                self._buffer.append(value)
-                self._lock.release()
-                return True
-        self._lock.release()
-        if receiver is None:
-            return False
-        hand(receiver, value, True)
-        return True
+        if self._send_now(value):
+            return True
+        self._release()
+        return False
 
     def recv_blocking(self, timeout: float | None = None) -> T:
         """`recv` from a thread that runs no goroutines; blocks it.
@@ -391,12 +399,12 @@ class Chan[T]:
         """
         until = deadline_of(timeout)
         self._acquire()
-        value, ok, waiting = self._take()
-        if waiting:
+        value, done = self._recv_now()
+        if not done:
             waiter = ThreadWaiter()
-            ok = waiter.wait(self, self._recvq, until)
+            waiter.wait(self, self._recvq, until)
             value = waiter.value
-        if not ok:
+        if value is Closed:
             raise ChanClosed("receive from closed channel")
         return value  # type: ignore[no-any-return]
 
@@ -413,16 +421,16 @@ class Chan[T]:
         True
         """
         with self._lock:
-            if self._closed:
+            if self._size < 0:
                 raise ChanClosed("close of closed channel")
-            self._closed = True
+            self._size = -1
             receivers, senders = list(self._recvq), list(self._sendq)
             self._recvq.clear()
             self._sendq.clear()
         # (A plain goroutine is ours since it is out of the queue; a Waiter must be claimed.)
         for g in receivers + senders:
             if g.plain or g.claim():
-                hand(g, None, False)
+                hand(g, Closed)
 
     def __aiter__(self) -> Self:
         """``async for v in ch``: until it is closed and drained. Go: for v := range ch."""

@@ -25,7 +25,7 @@ from .runtime.dump import waits_for
 from .runtime.goroutine import Goroutine
 from .runtime.park import ready
 from .runtime.shared import machines
-from .runtime.wait import Waiter, WaitQueue, cancelable, check, rouse
+from .runtime.wait import Closed, Waiter, WaitQueue, cancelable, check, rouse
 
 __all__ = ["Case", "Selected", "recv", "select", "send"]
 
@@ -125,10 +125,9 @@ class _Entry:
     def wake(self) -> None:
         ready(self.select.g)
 
-    def give(self, value: Any, ok: bool) -> None:
+    def give(self, value: Any) -> None:
         g = self.select.g
         g.value = value
-        g.ok = ok
         m = machines.get(get_ident())
         if m is not None:
             m.ready(g)
@@ -174,14 +173,14 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
                             raise RuntimeError("the channel of a timer is only for receiving")
                         hopeful = (
                             channel._recvq
-                            or channel._closed
+                            or channel._size < 0
                             or len(channel._buffer) < channel._size
                         )
                     else:
                         hopeful = (
                             channel._buffer
                             or channel._sendq
-                            or channel._closed
+                            or channel._size < 0
                             or (channel.timed and channel._is_due())
                         )
                 except AttributeError:
@@ -213,9 +212,9 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         for one in live:
             _, channel, sending, _ = one
             if sending:
-                if channel._recvq or len(channel._buffer) < channel._size or channel._closed:
+                if channel._recvq or len(channel._buffer) < channel._size or channel._size < 0:
                     able.append(one)
-            elif channel._buffer or channel._sendq or channel._closed or channel.timed:
+            elif channel._buffer or channel._sendq or channel._size < 0 or channel.timed:
                 able.append(one)
         chosen = _any_ready(able, m.random) if able else None
         if chosen is None and not default and g.scope is not None:
@@ -264,14 +263,15 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
         _leave(entries, -1)
         raise
     index = waiter.index
-    value, ok = g.value, g.ok
+    value = g.value
     g.value = None
+    ok = value is not Closed
     if len(entries) > 1 or entries[0][0].timed:
         _leave(entries, index)
     case = cases[index]
     assert case is not None
-    if case[1]:
-        if not ok:
+    if not ok:
+        if case[1]:
             raise ChanClosed("send on closed channel")
         value = None
     return tuple.__new__(Selected, (index, value, ok))  # (its own __new__ takes twice as long)
@@ -302,14 +302,13 @@ type _Chosen = tuple[int, Any, bool, Any]  # index, value, ok, whom to wake
 def _commit(index: int, channel: Chan[Any], sending: bool, value: Any) -> _Chosen | None:
     """Do this case if it can proceed; its channel's lock is held. The peer is woken later."""
     if sending:
-        if channel._closed:
+        if channel._size < 0:
             return index, _CLOSED_SEND, False, None
         peer = channel._recvq.take()
         if peer is not None:
             # Ours since take(); it runs when _finish wakes it, and finds this.
             g = peer if peer.plain else peer.g
             g.value = value
-            g.ok = True
             return index, None, True, peer
         if len(channel._buffer) < channel._size:
             channel._buffer.append(value)
@@ -326,12 +325,11 @@ def _commit(index: int, channel: Chan[Any], sending: bool, value: Any) -> _Chose
     else:
         peer = channel._sendq.take()
         if peer is None:
-            return (index, None, False, None) if channel._closed else None
+            return (index, None, False, None) if channel._size < 0 else None
         value = peer.value
     if peer is not None:
         g = peer if peer.plain else peer.g
         g.value = None
-        g.ok = True
     return index, value, True, peer
 
 

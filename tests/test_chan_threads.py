@@ -239,11 +239,11 @@ def test_an_interrupt_that_comes_too_late_loses_no_value(monkeypatch, when):
         claimed.set()
         raise KeyboardInterrupt
 
-    def give(self, value, ok):
+    def give(self, value):
         if when == "claimed":
             claimed.wait(20)
             time.sleep(0.01)
-        super(ThreadWaiter, self).give(value, ok)
+        super(ThreadWaiter, self).give(value)
 
     monkeypatch.setattr(ThreadWaiter, "block", block)
     monkeypatch.setattr(ThreadWaiter, "give", give)

@@ -204,7 +204,9 @@ class PollDesc:
             except ValueError:
                 pass  # passed over by hand_on
             raise
-        return g.ok
+        token: bool = g.value
+        g.value = None
+        return token
 
     def wait_to_read(self, ctx: Any = None) -> Generator[Commit]:
         """The read token, or `ConnClosed`: closing has it for good."""
@@ -244,7 +246,7 @@ class PollDesc:
             except IndexError:
                 put(True)
             else:
-                waiter.give(None, True)
+                waiter.give(True)
                 return
 
     # -- deadlines ------------------------------------------------------------------------
@@ -372,7 +374,7 @@ class PollDesc:
                 except IndexError:
                     break
                 if waiter.claim():
-                    waiter.give(None, False)
+                    waiter.give(False)
         if not first:
             return
         self.home.runtime.placement.give_back(self.home)

@@ -104,7 +104,7 @@ class Listener(PollDesc):
                     self.chunks.append(result)
                     full = len(self.chunks) >= MOST_PENDING and not self.paused
             if g is not None:
-                hand(g, result, True)
+                hand(g, result)
             elif full:
                 self.at_home(Listener._hold_back)
             return
@@ -313,7 +313,7 @@ class Listener(PollDesc):
     @staticmethod
     def _refuse(waiting: WaitQueue) -> None:
         while (g := waiting.take()) is not None:
-            hand(g, -1, False)
+            hand(g, -1)
 
     def close(self) -> None:
         """Stop listening. Connections that nobody has accepted are closed, and the path of a

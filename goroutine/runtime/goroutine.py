@@ -76,7 +76,6 @@ class Goroutine[T]:
         "id",
         "it",
         "joiners",
-        "ok",
         "origin",
         "scope",
         "value",
@@ -89,7 +88,6 @@ class Goroutine[T]:
     fn: Any  # what was started, for the name
     joiners: WaitQueue | None
     value: Any  # a result once done; before, what a waker hands over
-    ok: bool  # the second thing a waker hands over
     context: Context | None
     scope: Scope | None  # what cancels it, while it is a group's or inside one's body
     _owner: set[Goroutine[Any]]  # the set that keeps this goroutine alive

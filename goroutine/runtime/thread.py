@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from .shared import machines, shared_dict
-from .wait import Waiter, WaitQueue
+from .wait import Closed, Waiter, WaitQueue
 
 __all__ = ["Holds", "ThreadWaiter", "deadline_of", "hold", "holds", "look_again"]
 
@@ -95,11 +95,10 @@ def deadline_of(timeout: float | None) -> float:
 class ThreadWaiter(Waiter):
     """A thread in a channel's queue, in the place of a goroutine."""
 
-    __slots__ = ("ok", "served", "woken")
+    __slots__ = ("served", "woken")
 
     def __init__(self, value: Any = None) -> None:
         super().__init__(self, value)
-        self.ok = False
         self.served = False  # nobody but the thread touches this object any more, or soon
         self.woken = threading.Lock()
         self.woken.acquire()
@@ -109,9 +108,9 @@ class ThreadWaiter(Waiter):
         self.woken.release()
 
     def wait(self, channel: Any, queue: WaitQueue, until: float) -> bool:
-        """Queue it, release the channel's lock, block. What ``ok`` it was woken with.
+        """Queue it, release the channel's lock, block. False if that was closed then.
 
-        ``value`` is then what it was given. TimeoutError; an interrupted wait (Ctrl-C), too,
+        ``value`` is what it was given. TimeoutError; an interrupted wait (Ctrl-C), too,
         has left the queue, unless somebody had claimed it: then it ends as if in time.
         """
         key = holds.add()
@@ -133,7 +132,7 @@ class ThreadWaiter(Waiter):
         finally:
             holds.drop(key)
             self.g = None  # it was this object: else only the collector would free that
-        return self.ok
+        return self.value is not Closed
 
     def block(self, until: float) -> None:
         if until == inf:

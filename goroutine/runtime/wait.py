@@ -36,6 +36,7 @@ from .park import ready
 from .shared import machine_or_none
 
 __all__ = [
+    "Closed",
     "Hook",
     "Scope",
     "WaitQueue",
@@ -65,6 +66,11 @@ class Scope(Protocol):
 
     def failure(self) -> BaseException | None:
         """A new exception that says why this was cancelled; None while it is not."""
+
+
+class Closed:
+    """Handed over in the place of a value when there is none any more. (A class costs several
+    machines nothing to look at: shared.py.)"""
 
 
 class Hook:
@@ -110,11 +116,9 @@ class Waiter(Hook):
         """Only for whoever has claimed it."""
         ready(self.g)
 
-    def give(self, value: Any, ok: bool) -> None:
+    def give(self, value: Any) -> None:
         """Hand over what it waited for and wake it. Only for whoever has claimed it."""
-        g = self.g
-        g.value = value
-        g.ok = ok
+        self.g.value = value
         self.wake()
 
     def fire(self, _: object = None) -> None:
@@ -136,14 +140,13 @@ def rouse(waiter: Any) -> None:
         waiter.wake()
 
 
-def hand(waiter: Any, value: Any, ok: bool) -> None:
+def hand(waiter: Any, value: Any) -> None:
     """Hand over what it waited for, and `rouse`."""
     if waiter.plain:
         waiter.value = value
-        waiter.ok = ok
         ready(waiter)
     else:
-        waiter.give(value, ok)
+        waiter.give(value)
 
 
 def wake(waiter: Any) -> bool:

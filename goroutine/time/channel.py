@@ -110,7 +110,6 @@ class TimerChan(Chan[float]):
         else:
             g = receiver if receiver.plain else receiver.g
             g.value = value
-            g.ok = True
         self._settle()
         return receiver
 
@@ -156,7 +155,7 @@ class TimerChan(Chan[float]):
         self._when = when
         self._period = period
         while (thread := self._threads.take()) is not None:
-            thread.give(_AGAIN, True)
+            thread.give(_AGAIN)
         self._settle()
         return active
 
@@ -219,9 +218,9 @@ class TimerChan(Chan[float]):
                     self._recvq.leave(waiter)
                 self._unblocked()
             raise
-        value, ok = g.value, g.ok
+        value = g.value
         g.value = None
-        return value, ok
+        return value, True
 
     def recv_blocking(self, timeout: float | None = None) -> float:
         """`recv` from a thread that runs no goroutines; as `Chan.recv_blocking`.
