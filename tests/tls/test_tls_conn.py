@@ -9,10 +9,11 @@ import random
 import socket
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from net_support import elsewhere, raises, read_all, until
+from net_support import elsewhere, raises, read_all
 from tls_support import (
     TLS12,
     TLS13,
@@ -26,6 +27,7 @@ from tls_support import (
     tcp_pair,
     tls_pair,
 )
+from waiting import until
 
 import goroutine
 from goroutine import Canceled, ConnClosed, Group, context, go, net, tls
@@ -541,36 +543,40 @@ def test_the_end_without_close_notify_where_that_is_allowed(run_one):
     run_one(main)
 
 
-def test_close_says_so_even_if_the_program_ends(run_two):
-    """By close(), which doesn't wait."""
+@pytest.mark.parametrize("who", ["main", "a goroutine that is closed"])
+@pytest.mark.parametrize("machines", [1, 2])
+def test_close_says_so_even_if_the_program_ends(machines, io, who):
+    """By close(), which waits for nobody. (A goroutine of its own is too late for the second.)"""
 
     async def main(address):
         conn = await tls.dial("tcp", address, contexts()[0])
         await conn.write(b"hello")
-        conn.close()
-        conn.close()
+        if who != "main":
+            go(hold, conn)
+            await until(lambda: conn.net_conn.parked)
+        else:
+            conn.close()
+            conn.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    async def hold(conn):
+        try:
+            await conn.read()
+        finally:
+            conn.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         listener.settimeout(10)
 
         def peer():
             s, _ = listener.accept()
+            s.settimeout(10)
             with contexts()[1].wrap_socket(s, server_side=True, suppress_ragged_eofs=False) as conn:
-                conn.settimeout(10)
                 return conn.recv(100), conn.recv(100)
 
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as pool:
-            seen = pool.submit(peer)
-            host, port = listener.getsockname()
-            run_two_in(run_two, main, f"{host}:{port}")
-            assert seen.result(10) == (b"hello", b"")
-
-
-def run_two_in(run: Any, main: Any, *args: Any) -> None:
-    """Not with ``run`` itself, which counts the threads: there is one more."""
-    goroutine.start(main, *args, machines=run.machines, io=run.io)
+        seen = pool.submit(peer)
+        host, port = listener.getsockname()
+        goroutine.start(main, f"{host}:{port}", machines=machines, io=io)
+        assert seen.result(10) == (b"hello", b"")
 
 
 class Stuck(Meddled):
@@ -706,8 +712,9 @@ def test_a_peer_that_only_writes_and_leaves(run_two):
 # -- interruptions -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [50_000, len(BIG)])  # one piece, or many
 @pytest.mark.parametrize("how", ["deadline", "ctx", "group"])
-def test_nothing_is_written_after_an_interrupted_write(run, how):
+def test_nothing_is_written_after_an_interrupted_write(run_two, how, size):
     """A part of a record is on its way, and no other can follow it. Reading goes on."""
 
     async def main():
@@ -715,13 +722,22 @@ def test_nothing_is_written_after_an_interrupted_write(run, how):
         squeeze(a.net_conn, b.net_conn)
         ctx = context.with_cancel(context.background())
 
+        async def write_all(ctx):
+            while True:
+                await a.write(BIG[:size], ctx=ctx)
+
         async def write(ctx=None):
-            await raises(TimeoutError if how == "deadline" else Canceled, "", a.write(BIG, ctx=ctx))
+            await raises(TimeoutError if how == "deadline" else Canceled, "", write_all(ctx))
             if how == "group":
                 raise Canceled
 
         async def full():
-            await until(lambda: a.net_conn.blocked[True] is not None)
+            """And it stays full: what the other end's kernel has room for is there."""
+            times, last = 0, None
+            while last is None or times < 20:
+                await goroutine.sleep(0.001)
+                blocked = a.net_conn.blocked[True]
+                times, last = times + 1 if blocked is last else 0, blocked
 
         if how == "group":
             async with Group() as group:
@@ -746,7 +762,7 @@ def test_nothing_is_written_after_an_interrupted_write(run, how):
         await raises((ssl.SSLEOFError, ConnectionResetError), "", read_all(b))
         b.close()
 
-    run(main)
+    run_two(main)
 
 
 def test_a_write_that_finds_it_is_too_late_has_done_nothing(run_one):

@@ -7,13 +7,17 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import certificates
 import pytest
-from net_support import in_thread, raises, read_all, until
-from tls_support import TLS12, TLS13, Meddled, client_context, contexts, pem, server_context
+import tls_support
+from net_support import in_thread, raises, read_all
+from tls_support import TLS12, TLS13, Meddled, client_context, contexts, over, pem, server_context
+from waiting import until
 
+import goroutine
 from goroutine import go, net, process, tls
 
 pytestmark = pytest.mark.timeout(30)
@@ -327,3 +331,26 @@ def test_many_blocking_clients(run_two):
             assert await listener.shutdown(10)
 
     run_two(main)
+
+
+# -- the commands of the documentation -----------------------------------------------------------
+
+
+@needs_openssl
+def test_the_certificates_of_the_documentation(tmp_path, monkeypatch):
+    """docs/tls.md says how they are made; then both ends take them."""
+    text = (Path(__file__).parents[2] / "docs" / "tls.md").read_text()
+    commands = text.partition("```console\n")[2].partition("```")[0].replace("$ ", "")
+    version = subprocess.run([certificates.OPENSSL, "version"], capture_output=True, check=True)
+    if version.stdout < b"OpenSSL 3":
+        pytest.skip("openssl req -CA came with OpenSSL 3")
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+
+    async def main():
+        a, b = await over(*net.pipe(), client_context("client"), server_context(clients=True))
+        assert b.connection_state().peer_certificate["subject"] == ((("commonName", "client"),),)
+        a.close()
+        b.close()
+
+    monkeypatch.setattr(tls_support, "pem", lambda: tmp_path)
+    goroutine.start(main, machines=1)
