@@ -67,15 +67,18 @@ spinning: dict[int, bool] = shared_dict("goroutine spinning machines")
 
 def machine_or_none() -> Machine | None:
     """The machine of the calling thread, or None on a thread that is not one."""
-    return machines.get(get_ident())
+    try:
+        return machines[get_ident()]
+    except KeyError:
+        return None
 
 
 def current() -> Machine:
     """The machine of the calling thread; RuntimeError on a thread that is not one."""
-    m = machines.get(get_ident())
-    if m is None:
-        raise RuntimeError(not_here())
-    return m
+    try:
+        return machines[get_ident()]
+    except KeyError:
+        raise RuntimeError(not_here()) from None
 
 
 def not_here() -> str:

@@ -1,7 +1,7 @@
 """sysmon: watches the machines from the thread that called start(). Go: sysmon.
 
 It is needed for what a machine cannot do while it is inside one long step: let another
-machine have the work that piled up behind it. Every PERIOD it compares each machine's pass
+machine have the work that piled up behind it. At every look it compares each machine's pass
 counter and running goroutine with those of the time before; one that stands still while
 work waits and others sleep gets a thief sent, and its connections are served from here
 (rescuer.py). Timers that a machine is late for are fired from here. When nothing has moved
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Sysmon", "interrupt"]
 
-PERIOD = 0.005
+PERIOD = 0.01
 """Seconds between two looks. Go's is 20 us growing to 10 ms; its look costs less."""
 
-LATE = 0.01
-"""Seconds after which the timers of a machine that isn't stuck are fired from here."""
+SOON = 0.005
+"""The same while some machine has nothing to do: it could help one that is stuck."""
 
 ALONE = 0.1
 """Seconds after which the timers of a single machine are fired from here."""
 
-QUIET = 16
+QUIET = 8
 """Looks without any movement after which sysmon sleeps until it is called."""
 
 
@@ -82,12 +82,15 @@ class Sysmon:
         errands = self._runtime.errands
         seen: dict[int, _Seen] = {}
         rescuer = self._rescuer
+        several = self._runtime.count > 1
         quiet = 0
         while True:
             if quiet < QUIET:
+                pause = SOON if idle and several else PERIOD
                 if rescuer:
-                    rescuer.serve(PERIOD)
-                if over.acquire(timeout=0 if rescuer else PERIOD):
+                    rescuer.serve(SOON)
+                    pause = 0
+                if over.acquire(timeout=pause):
                     if self._runtime.outcome is not None:
                         return
                     errands.serve()
@@ -148,7 +151,7 @@ class Sysmon:
             if when is not None:
                 # It is in a long step, or in a pass of many. (A single machine has nobody to
                 # run what its timers wake, and better keeps their order.)
-                late = ALONE if alone else 0.0 if stuck else LATE
+                late = ALONE if alone else 0.0 if stuck else PERIOD
                 if when <= now - late:
                     p.timers.run_due()
         return moved
