@@ -31,10 +31,14 @@ _Tools = tuple[Raw, memoryview, Ref, memoryview, Ref]
 _tools: dict[int, _Tools] = shared_dict("goroutine tools of atomics by thread")
 
 
-def _make_tools() -> _Tools:
+def _my_tools() -> _Tools:
     """This thread's tools."""
-    made = _tools[get_ident()] = (raw("compare_and_swap"), *operand(), *operand())
-    return made
+    me = get_ident()
+    try:
+        return _tools[me]
+    except KeyError:
+        made = _tools[me] = (raw("compare_and_swap"), *operand(), *operand())
+        return made
 
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
@@ -81,7 +85,7 @@ class Int64:
         """Set the value; the one before. Go: Swap."""
         if type(value) is not int or not _LEAST <= value <= _MOST:
             value = _int64(value)
-        cas, expected, expected_ref, desired, desired_ref = _tools.get(get_ident()) or _make_tools()
+        cas, expected, expected_ref, desired, desired_ref = _my_tools()
         ref, view = self._ref, self._view
         while True:
             before = view[0]
@@ -96,7 +100,7 @@ class Int64:
             old = _int64(old)
         if type(new) is not int or not _LEAST <= new <= _MOST:
             new = _int64(new)
-        cas, expected, expected_ref, desired, desired_ref = _tools.get(get_ident()) or _make_tools()
+        cas, expected, expected_ref, desired, desired_ref = _my_tools()
         ref = self._ref
         expected[0] = old
         desired[0] = new
@@ -106,7 +110,7 @@ class Int64:
         """Add to it; the new value. Go: Add."""
         if type(delta) is not int or not _LEAST <= delta <= _MOST:
             delta = _int64(delta)
-        cas, expected, expected_ref, desired, desired_ref = _tools.get(get_ident()) or _make_tools()
+        cas, expected, expected_ref, desired, desired_ref = _my_tools()
         ref, view = self._ref, self._view
         while True:
             before = view[0]

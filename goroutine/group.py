@@ -20,7 +20,7 @@ from .runtime.dump import waits_for
 from .runtime.exit import GoExit
 from .runtime.goroutine import Goroutine, close_steps
 from .runtime.park import park, ready
-from .runtime.shared import current, scoped
+from .runtime.shared import current, find, scoped
 from .runtime.spawn import foreign, spawners, steps_for
 from .runtime.wait import WaitQueue
 from .sync import Semaphore
@@ -186,7 +186,7 @@ class Group:
             close_steps(steps)
             raise RuntimeError("this Group is not open: its async with has ended or not begun")
         g.it = _run(self, g, steps)
-        spawn = spawners.get(get_ident())
+        spawn = find(spawners, get_ident())
         if spawn is not None:
             spawn(g, fn)
             return g

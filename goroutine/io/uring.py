@@ -402,7 +402,7 @@ class UringPoller:
             wait.result = res
             self.ready(wait.g)
             return 1
-        desc = self.descs.get(key)
+        desc = shared.find(self.descs, key)
         if desc is None:
             if key in self.accepts:  # accepted for a listener that is gone
                 if res >= 0:
@@ -416,7 +416,7 @@ class UringPoller:
         if not more:
             desc.armed = False
         if desc.accepting:
-            desc.accepted(res)  # type: ignore[attr-defined]
+            desc.accepted(res)
             if not more and not desc.paused and (res >= 0 or res == -errno.ECANCELED):
                 # (ECANCELED: it was held back, and all have been taken meanwhile. After
                 # another error, such as EMFILE, the listener decides when.)

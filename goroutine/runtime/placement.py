@@ -10,6 +10,7 @@ work, the others steal it. One that is stuck in a long computation gets none.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,20 +29,20 @@ class Placement:
     def __init__(self, machines: list[Machine]) -> None:
         self._lock = threading.Lock()
         self._machines = machines  # filled by the run, in the order of their numbers
-        self._counts: dict[int, int] = {}
+        self._counts: defaultdict[int, int] = defaultdict(int)
 
     def take(self) -> Machine:
         """The home for one more connection, which is counted."""
         counts = self._counts
         with self._lock:
-            m = min(self._machines, key=lambda m: (m.stuck, counts.get(m.id, 0) // GROUP))
-            counts[m.id] = counts.get(m.id, 0) + 1
+            m = min(self._machines, key=lambda m: (m.stuck, counts[m.id] // GROUP))
+            counts[m.id] += 1
         return m
 
     def count(self, m: Machine) -> None:
         """One more that has its home already."""
         with self._lock:
-            self._counts[m.id] = self._counts.get(m.id, 0) + 1
+            self._counts[m.id] += 1
 
     def give_back(self, m: Machine) -> None:
         """One less."""

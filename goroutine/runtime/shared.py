@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "current",
+    "find",
     "flags",
     "idle",
     "machine_or_none",
@@ -63,6 +64,14 @@ scoped: dict[Any, bool] = shared_dict("goroutine open groups")
 
 # Machine number -> True, for the machines that look for work without having any.
 spinning: dict[int, bool] = shared_dict("goroutine spinning machines")
+
+
+def find(table: dict[Any, Any], key: Any, default: Any = None) -> Any:
+    """``table.get(key, default)`` of a table that other threads use, too: see above."""
+    try:
+        return table[key]
+    except KeyError:
+        return default
 
 
 def machine_or_none() -> Machine | None:

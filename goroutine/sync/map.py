@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..runtime.shared import find
+
 __all__ = ["Map"]
 
 K = TypeVar("K")
@@ -42,7 +44,7 @@ class Map[K, V]:
 
     def load(self, key: K) -> tuple[V | None, bool]:
         """The key's value, and whether it has one. Go: Map.Load."""
-        value = self._dict.get(key, _NONE)
+        value = find(self._dict, key, _NONE)
         if value is _NONE:
             return None, False
         return value, True
@@ -54,10 +56,10 @@ class Map[K, V]:
     def load_or_store(self, key: K, value: V) -> tuple[V, bool]:
         """``(the key's value, True)``, or, where it had none, ``(value, False)`` with value
         stored. Go: Map.LoadOrStore."""
-        found = self._dict.get(key, _NONE)
+        found = find(self._dict, key, _NONE)
         if found is _NONE:
             with self._lock:
-                found = self._dict.get(key, _NONE)
+                found = find(self._dict, key, _NONE)
                 if found is _NONE:
                     self._dict[key] = value
                     return value, False
@@ -78,7 +80,7 @@ class Map[K, V]:
     def swap(self, key: K, value: V) -> tuple[V | None, bool]:
         """Give the key that value; the one before, and whether it had one. Go: Map.Swap."""
         with self._lock:
-            before = self._dict.get(key, _NONE)
+            before = find(self._dict, key, _NONE)
             self._dict[key] = value
         if before is _NONE:
             return None, False
@@ -87,23 +89,23 @@ class Map[K, V]:
     def compare_and_swap(self, key: K, old: V, new: V) -> bool:
         """Give the key ``new`` if its value equals ``old``; whether it did. Go: CompareAndSwap."""
         while True:
-            value = self._dict.get(key, _NONE)
+            value = find(self._dict, key, _NONE)
             # Compared without the lock, so the value may have been changed meanwhile.
             if value is _NONE or not (value is old or value == old):
                 return False
             with self._lock:
-                if self._dict.get(key, _NONE) is value:
+                if find(self._dict, key, _NONE) is value:
                     self._dict[key] = new
                     return True
 
     def compare_and_delete(self, key: K, old: V) -> bool:
         """Delete the key if its value equals ``old``; whether it did. Go: CompareAndDelete."""
         while True:
-            value = self._dict.get(key, _NONE)
+            value = find(self._dict, key, _NONE)
             if value is _NONE or not (value is old or value == old):
                 return False
             with self._lock:
-                if self._dict.get(key, _NONE) is value:
+                if find(self._dict, key, _NONE) is value:
                     del self._dict[key]
                     return True
 

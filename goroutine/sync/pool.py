@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import ref
 
+from ..runtime.shared import find
+
 __all__ = ["Pool"]
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ class Pool[T]:
 
     def get(self) -> T:
         """One that was put back, preferably on this machine, else a new one. Go: Pool.Get."""
-        items = self._lists.get(get_ident())
+        items: list[T] | None = find(self._lists, get_ident())
         if items:
             try:
                 return items.pop()
@@ -78,7 +80,7 @@ class Pool[T]:
         if item is None:
             return
         me = get_ident()
-        items = self._lists.get(me)
+        items = find(self._lists, me)
         if items is None:
             items = self._lists.setdefault(me, [])
         items.append(item)

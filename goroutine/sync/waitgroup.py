@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from ..runtime.dump import waits_for
 from ..runtime.exit import GoExit
 from ..runtime.goroutine import Commit, Goroutine
+from ..runtime.shared import find
 from ..runtime.spawn import foreign, spawners, steps_for
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check, check_ctx
 from .waiting import running_goroutine
@@ -136,7 +137,7 @@ class WaitGroup:
         g.joiners = g.scope = None
         g.it = _counted(self, steps_for(g, fn, args, kwargs))
         self.add(1)
-        spawn = spawners.get(get_ident())
+        spawn = find(spawners, get_ident())
         if spawn is not None:
             spawn(g, fn)
             return g

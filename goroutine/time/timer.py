@@ -12,7 +12,7 @@ from typing import Any
 from ..channel import Chan
 from ..runtime.goroutine import Goroutine
 from ..runtime.scheduler import running
-from ..runtime.shared import machine_or_none
+from ..runtime.shared import find, machine_or_none
 from ..runtime.spawn import foreign, spawners, steps_for
 from ..runtime.timers import Timer as Alarm
 from ..runtime.timers import from_now, set_timer
@@ -231,7 +231,7 @@ class _FuncTimer(Timer):
         g: Goroutine[Any] = Goroutine()
         g.joiners = g.scope = None
         g.it = _call(g, self._fn)
-        spawn = spawners.get(get_ident())
+        spawn = find(spawners, get_ident())
         m = machine_or_none()
         if m is None or spawn is None:
             try:
