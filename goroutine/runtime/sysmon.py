@@ -50,7 +50,8 @@ class Sysmon:
         self._rescuer = Rescuer(runtime.machines)
         self._watchdog = Watchdog()
         self._rounds = Rounds(runtime)
-        self.asleep_since: float | None = None  # while nothing moves
+        # While sysmon sleeps, since nothing moves: since when, and in which passes all are.
+        self.asleep_since: tuple[float, list[int]] | None = None
         # Released by whoever wants sysmon's attention; at most one release is pending.
         self._called = threading.Lock()
         self._called.acquire()
@@ -63,8 +64,15 @@ class Sysmon:
             pass  # called already
 
     def quiet_since(self) -> float | None:
-        """While nothing moves: since when at the latest. From any thread."""
-        return self.asleep_since if self._called.locked() else None
+        """While nothing moves: since when at the latest. From any thread.
+
+        (Who wakes up begins a new pass before it does anything; sysmon may not know yet.)
+        """
+        asleep = self.asleep_since
+        return asleep[0] if asleep is not None and asleep[1] == self._passes() else None
+
+    def _passes(self) -> list[int]:
+        return [m.tick for m in self._runtime.machines]
 
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
@@ -105,7 +113,7 @@ class Sysmon:
                 if not self.look(seen):
                     if self._runtime.asleep():
                         self._runtime.deadlocked()
-                    self.asleep_since = monotonic()
+                    self.asleep_since = monotonic(), self._passes()
                     called.acquire()
                     self.asleep_since = None
                 flags["sysmon"] = True
