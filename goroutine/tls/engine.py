@@ -7,7 +7,8 @@ The lock. One goroutine reads while another one writes, on two machines, and an 
 for that: OpenSSL's state, both BIOs and the fields below would be changed by two threads at
 once. So every method holds ``lock`` from its first look to its last, and since none suspends, a
 machine waits for it no longer than a step of the other's takes: to decrypt what one read of the
-connection has brought, or to encrypt one piece. What `seal` has encrypted leaves ``_out`` under
+connection has brought, or to encrypt one piece. (Callbacks of the context run under it, in the
+handshake.) What `seal` has encrypted leaves ``_out`` under
 the same hold; so if two could seal, the bytes would still be complete records, and it is up to
 the caller that they are sent in the order in which they were made (conn.py: whoever has the turn
 to write seals and sends).
