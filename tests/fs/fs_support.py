@@ -71,8 +71,8 @@ class Run:
             guard.join()
             gc.collect()
             left = {fd: what for fd, what in fds().items() if fd not in before}
-            assert left == {}
-            assert threading.active_count() == threads
+            assert left == {}, left
+            assert threading.active_count() == threads, threading.enumerate()
 
     @staticmethod
     def hang() -> None:

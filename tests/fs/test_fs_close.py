@@ -12,6 +12,7 @@ from waiting import until
 import goroutine
 from goroutine import context, fs
 from goroutine.fs.handle import Handle
+from goroutine.io.op import Op
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -120,6 +121,47 @@ def test_operations_have_ended_when_it_is_closed(run: Run, tmp_path):
             assert set(f.read()) == set(b"%d" % i)
 
 
+def test_an_operation_that_the_close_stopped_is_not_begun_again(tmp_path, monkeypatch):
+    """As it would be after a signal, which looks the same."""
+    path = make(tmp_path, b"x")
+    run_op = Op.run
+
+    async def main():
+        f = await fs.open(path)
+
+        def stopped(self, ctx=None):
+            monkeypatch.setattr(Op, "run", run_op)
+            goroutine.go(f.close)
+            while not f.closed:
+                yield None
+            return -errno.ECANCELED
+
+        monkeypatch.setattr(Op, "run", stopped)
+        await raises(ValueError, CLOSED, f.pread(1, 0))
+
+    Run("ring", 1)(main)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_file_that_nobody_has_seen_is_closed(run_two: Run, tmp_path, steps):
+    """The run ends while many are being opened. (Op's own tests say what is in which state.)"""
+    path = make(tmp_path, b"x")
+
+    async def one():
+        async with fs.open(path):
+            await goroutine.sleep(60)
+
+    async def main():
+        for _ in range(200):
+            goroutine.go(one)
+        for _ in range(steps):
+            await goroutine.gosched()
+        if steps == 3:
+            await fs.stat(path)
+
+    run_two(main)
+
+
 def test_several_close_at_once(run: Run, tmp_path):
     path = make(tmp_path)
 
@@ -222,8 +264,6 @@ def test_a_file_of_an_earlier_run(tmp_path):
 
 def test_an_error_of_close(run_ring: Run, tmp_path, monkeypatch):
     """close(2) may say that data could not be stored: told, and it is closed."""
-    from goroutine.io.op import Op
-
     done = Op.done
 
     def fails(self, result):

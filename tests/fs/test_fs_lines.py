@@ -143,6 +143,26 @@ def test_every_line_is_somebodys_once(run: Run, tmp_path):
     assert len(whole) > 19_000
 
 
+def test_lines_are_taken_back_while_others_take_them():
+    """What is taken back lies directly before the position, whatever goes meanwhile."""
+
+    class Contended(lines.Lines):
+        def pop(self):
+            line = super().pop()
+            if self:
+                self.popleft()  # somebody else's
+            return line
+
+    class Handle:
+        stream = False
+
+    found = Contended(Handle())  # type: ignore[arg-type]
+    found.extend([b"1\n", b"two\n", b"three\n", b"4\n", b"fives\n"])
+    found.pos = 20
+    found.settle()
+    assert (found.pos, len(found)) == (20 - len(b"three\n4\nfives\n"), 0)
+
+
 def test_lines_of_a_stream(run_two: Run, tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "CHUNK", 10)
     path = fifo(tmp_path)

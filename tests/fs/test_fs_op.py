@@ -190,8 +190,9 @@ def test_an_fd_that_nobody_has_seen_is_closed(run_ring: Run, steps, count):
     seen = []
 
     async def one():
-        seen.append(await run_op(opening()))
-        os.close(seen[-1])
+        fd = await run_op(opening())
+        seen.append(fd)
+        os.close(fd)
 
     async def main():
         for _ in range(count):

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import socket
 import stat
 
 import pytest
@@ -211,6 +212,34 @@ def test_a_kernel_that_lacks_an_operation(tmp_path, monkeypatch, lacking):
 
     run(main)
     assert set(asked) == {getattr(abi, f"OP_{c}") for c in CODES if c != lacking} & op._known
+
+
+def test_a_kernel_that_does_not_wait_for_a_reader(tmp_path, monkeypatch):
+    """It tries without waiting first, and says ENXIO: asked again, for a thread of its own."""
+    path = make(tmp_path, b"")
+    flags = []
+    run_op = op.Op.run
+
+    def run(self, ctx=None):
+        if self.code == abi.OP_OPENAT:
+            flags.append(self.flags)
+            if not self.flags:
+                return -errno.ENXIO
+                yield
+        return (yield from run_op(self, ctx))
+
+    monkeypatch.setattr(op.Op, "run", run)
+
+    async def main():
+        async with fs.open(path, "w"):
+            pass
+        await fails(errno.ENXIO, fs.open(socket_path))
+
+    socket_path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(socket_path)
+        Run("ring", 1)(main)
+    assert flags == [0, abi.IOSQE_ASYNC] * 2
 
 
 def test_a_kernel_without_io_uring(monkeypatch):
