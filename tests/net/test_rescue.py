@@ -650,7 +650,9 @@ def test_who_keeps_a_machine_is_named_once(run, caplog, monkeypatch):
     monkeypatch.setattr(watchdog, "MOST", 0.02)
 
     async def main():
-        for way in (in_a_loop, in_a_loop, in_one_call):
+        async with kept(here(), in_a_loop):
+            await until(lambda: caplog.records)
+        for way in (in_a_loop, in_one_call):
             async with kept(here(), way):
                 await goroutine.sleep(0.1)
 
@@ -660,6 +662,32 @@ def test_who_keeps_a_machine_is_named_once(run, caplog, monkeypatch):
     text = caplog.records[0].getMessage()
     assert "keep" in text
     assert " has kept machine " in text
+
+
+def test_who_only_waits_in_the_kernel_is_named(run, caplog):
+    async def main():
+        time.sleep(1)
+
+    with caplog.at_level(logging.WARNING, logger="goroutine"):
+        run(main)
+    assert len(caplog.records) == 1
+
+
+def test_nobody_is_named_while_other_processes_have_the_cpu(monkeypatch):
+    """The thread could run (it does: it is ours), and uses no time."""
+    used = 0.0
+    monkeypatch.setattr(watchdog, "clock_gettime", lambda _: used)
+    threads = [threading.current_thread()]
+    m = SimpleNamespace(id=0, tick=1, runtime=SimpleNamespace(threads=threads))
+    g = SimpleNamespace(id=7)
+    dog = watchdog.Watchdog()
+    assert not any(dog.keeps(m, g, seconds) for seconds in (0.11, 0.2, 1.0, 10.0))
+    used = 0.03
+    assert dog.keeps(m, g, 10.1)
+    m.tick = 2  # another step
+    assert not dog.keeps(m, g, 0.11)
+    used = 0.04
+    assert not dog.keeps(m, g, 0.12)
 
 
 def test_who_gives_way_is_not_named(run, caplog):
