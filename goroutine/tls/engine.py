@@ -8,10 +8,9 @@ for that: OpenSSL's state, both BIOs and the fields below would be changed by tw
 once. So every method holds ``lock`` from its first look to its last, and since none suspends, a
 machine waits for it no longer than a step of the other's takes: to decrypt what one read of the
 connection has brought, or to encrypt one piece. (Callbacks of the context run under it, in the
-handshake.) What `seal` has encrypted leaves ``_out`` under
-the same hold; so if two could seal, the bytes would still be complete records, and it is up to
-the caller that they are sent in the order in which they were made (conn.py: whoever has the turn
-to write seals and sends).
+handshake.) What `seal` has encrypted leaves ``_out`` under the same hold; so if two could seal,
+the bytes would still be complete records, and it is up to the caller that they are sent in the
+order in which they were made (conn.py: whoever has the turn to write seals and sends).
 
 Reading can make bytes that are to be sent: alerts, answers to what a peer may ask in the middle
 of the stream. They stay in ``_out`` and go before what is sealed next; ``answers`` says that there
