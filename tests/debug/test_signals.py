@@ -12,6 +12,7 @@ from debug_support import Program, environment, header_of
 
 from goroutine import chan, go, gosched, sleep, start
 from goroutine import signal as goroutine_signal
+from goroutine.debug import signals
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -82,6 +83,15 @@ def test_quit_at_once_and_twice(tmp_path):
         status, err = program.end()
     assert status == 2
     assert err.count("SIGQUIT: quit\n") == 1
+
+
+def test_the_second_one_starts_nothing(monkeypatch):
+    started = []
+    monkeypatch.setattr(signals, "start_new_thread", lambda *call: started.append(call))
+    handlers = signals.Handlers(None, usr1=False)
+    for _ in range(3):
+        handlers._quit(signal.SIGQUIT, None)
+    assert len(started) == 1
 
 
 def test_what_is_at_its_default_is_taken_and_given_back(defaults):
