@@ -38,7 +38,7 @@ def dump(*, group: bool | None = None) -> str:
     >>> async def main():
     ...     goroutine.go(goroutine.sleep(60))
     ...     await goroutine.gosched()
-    ...     return goroutine.debug.dump()
+    ...     return debug.dump()
     >>> text = goroutine.start(main, machines=1)
     >>> [line for line in text.split("\n") if line.startswith("goroutine ")]
     ['goroutine 1 [running]:', 'goroutine 2 [sleep]:']

@@ -20,7 +20,7 @@ class MachineStats:
     """One machine: counts since the run began, and what there is now.
 
     >>> async def main():
-    ...     return goroutine.debug.stats().machines[0]
+    ...     return debug.stats().machines[0]
     >>> m = goroutine.start(main, machines=1)
     >>> m.number, m.running, m.asleep
     (0, 1, False)
@@ -62,7 +62,7 @@ class Counts:
 
     >>> async def main():
     ...     goroutine.go(print, end="")
-    ...     return goroutine.debug.stats().goroutines
+    ...     return debug.stats().goroutines
     >>> goroutine.start(main, machines=1)
     Counts(running=1, runnable=1, waiting=0)
     """
@@ -78,7 +78,7 @@ class Blocking:
 
     >>> async def main():
     ...     await goroutine.blocking(print, end="")
-    ...     return goroutine.debug.stats().blocking
+    ...     return debug.stats().blocking
     >>> goroutine.start(main)
     Blocking(threads=1, free=1, calls=0)
     """
@@ -95,7 +95,7 @@ class Stats:
     """A snapshot, as `stats` gives it.
 
     >>> async def main():
-    ...     return len(goroutine.debug.stats().machines)
+    ...     return len(debug.stats().machines)
     >>> goroutine.start(main, machines=2)
     2
     """
@@ -121,10 +121,10 @@ def stats() -> Stats:
     >>> async def main():
     ...     for _ in range(100):
     ...         await goroutine.gosched()
-    ...     before = goroutine.debug.stats().machines[0].steps
+    ...     before = debug.stats().machines[0].steps
     ...     for _ in range(1000):
     ...         await goroutine.gosched()
-    ...     return goroutine.debug.stats().machines[0].steps - before
+    ...     return debug.stats().machines[0].steps - before
     >>> 900 <= goroutine.start(main, machines=1) <= 1100
     True
     """

@@ -1,0 +1,88 @@
+"""docs/debugging.md: what it shows of programs that are killed, or leave something behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from debug_support import ROOT, environment
+
+pytestmark = pytest.mark.timeout(30)
+
+PAGE = (ROOT / "docs" / "debugging.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PIECES = [code for kind, code in BLOCKS if kind == "py"]
+OUTPUTS = [text for kind, text in BLOCKS if kind == "text"]
+
+# As it is in what a shell starts with &.
+NOT_IGNORED = (
+    "import runpy, signal; signal.signal(signal.SIGQUIT, signal.SIG_DFL);"
+    "runpy.run_path('app.py', run_name='__main__')"
+)
+
+
+def output_that_begins(words):
+    (text,) = [text for text in OUTPUTS if text.startswith(words)]
+    return text
+
+
+def test_the_stuck_program(tmp_path):
+    code = next(code for code in PIECES if "still at it" in code)
+    code = code.replace("await sleep(10)", "await sleep(0.3)").replace(
+        'print("still at it")', 'print("still at it", flush=True); await sleep(10)'
+    )
+    (tmp_path / "app.py").write_text(code)
+    child = subprocess.Popen(
+        [sys.executable, "-X", "gil=0", "-c", NOT_IGNORED],
+        cwd=tmp_path,
+        env=environment(GOROUTINE_MACHINES="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "still at it\n"
+        os.kill(child.pid, signal.SIGQUIT)
+        _, err = child.communicate(timeout=20)
+    finally:
+        child.kill()
+        child.communicate()
+    wanted = output_that_begins("SIGQUIT")
+    # (It sleeps in another line here, for having told us.)
+    wanted = wanted.replace(
+        "line 18, in progress\n    await sleep(10)",
+        'line 19, in progress\n    print("still at it", flush=True); await sleep(10)',
+    )
+    assert (child.returncode, err.replace(f"{tmp_path}/", "")) == (2, wanted)
+
+
+def test_the_leaks(tmp_path):
+    code = next(code for code in PIECES if "fastest" in code)
+    (tmp_path / "leak.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-X", "gil=0", "leak.py"],
+        cwd=tmp_path,
+        env=environment(GOROUTINE_MACHINES="1", GOROUTINE_DEBUG="leaks=1"),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert done.stdout == "server 1\n"
+    assert done.stderr.replace(f"{tmp_path}/", "") == output_that_begins("goroutine: 2")
+
+
+def test_a_line_of_schedtrace():
+    from test_schedtrace import LINE
+
+    assert LINE.fullmatch(textwrap.dedent(output_that_begins("SCHED")).strip())
+
+
+def test_all_options_are_named():
+    from goroutine.debug.options import Options
+
+    named = re.findall(r"^\| `(\w+)=\w+` \|", PAGE, re.MULTILINE)
+    assert sorted(named) == sorted(Options._fields)
