@@ -330,14 +330,17 @@ def test_connections_opened_and_dropped(run):
                 for g in [go(drop, n // 20) for _ in range(20)]:
                     await g
                 await until(lambda: goroutine.num_goroutine() == 2)
-                await goroutine.sleep(0.01)
-                return memory(), len(os.listdir("/proc/self/fd"))
+                await until(lambda: is_open() <= open_before)
+                return memory()
+
+            def is_open():
+                return len(os.listdir("/proc/self/fd"))
 
             began = time.monotonic()
-            before, open_before = await storm(DROPPED // 3)
-            after, open_after = await storm(DROPPED - DROPPED // 3)
+            open_before = is_open() + 4  # (those of sysmon, made when a machine is late)
+            before = await storm(DROPPED // 3)
+            after = await storm(DROPPED - DROPPED // 3)
             assert time.monotonic() - began < seconds
-            assert open_after <= open_before + 2
             assert after - before < 8 << 20
         await serving
 
