@@ -427,7 +427,7 @@ class UringPoller:
             if not more and not desc.paused:
                 self.rearm.append(desc)
             return self.leave(desc, data)
-        if res == -errno.ENOBUFS:
+        if res in _AGAIN:
             if not desc.paused:
                 self.rearm.append(desc)  # after this batch its buffers are free again
             return 0
@@ -460,4 +460,5 @@ class UringPoller:
             )
 
 
+_AGAIN = frozenset((-errno.ENOBUFS, -errno.EINTR, -errno.EAGAIN))
 _PASSING = frozenset((errno.EINTR, errno.ETIME, errno.EAGAIN, errno.EBUSY))
