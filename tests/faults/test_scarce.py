@@ -12,20 +12,12 @@ import time
 
 import pytest
 from net_support import Run, in_thread, pair
+from streams import stream
 
 import goroutine
 from goroutine import go, net
 from goroutine.io import ioring, uring
 from goroutine.runtime.shared import current
-
-
-def stream(number, start, length):
-    """Bytes of the stream of connection ``number``."""
-    text = b"".join(
-        b"%06d.%08d|" % (number, i) for i in range(start // 16, (start + length) // 16 + 2)
-    )
-    at = start % 16
-    return text[at : at + length]
 
 
 async def send(conn, number, total, size):
