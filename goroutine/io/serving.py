@@ -13,7 +13,7 @@ from ..runtime.dump import waits_for
 from ..runtime.goroutine import Commit, Goroutine, describe
 from ..runtime.machine import Machine
 from ..runtime.shared import current, flags
-from ..runtime.spawn import spawners
+from ..runtime.spawn import isgeneratorcoroutine, spawners
 from ..runtime.timers import Timer, from_now, set_timer
 from ..runtime.wait import Waiter, WaitQueue, cancelable, check
 from .conn import Conn, new_conn
@@ -152,13 +152,16 @@ def begin(g: Handler, fd: int, planned: Machine) -> None:
     if g.among.closing:
         conn.close()
     try:
-        called = handler(conn)
-        if not isinstance(called, Awaitable):
+        called: Any = handler(conn)
+        if isgeneratorcoroutine(called):  # conn.write(…) and the like
+            steps = called
+        elif isinstance(called, Awaitable):
+            steps = called.__await__()
+        else:
             raise TypeError(
                 f"serve() takes an async def handler; {describe(handler)} returned"
                 f" {type(called).__name__}"
             )
-        steps = called.__await__()
     except Exception as failure:
         g.failed(failure)
         conn.close()

@@ -8,7 +8,6 @@ from _thread import get_ident
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from functools import partial
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .context import InContext
@@ -20,7 +19,7 @@ from .shared import idle, shared_dict
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["foreign", "go", "make_spawner", "spawners", "steps_for"]
+__all__ = ["foreign", "go", "isgeneratorcoroutine", "make_spawner", "spawners", "steps_for"]
 
 T = TypeVar("T")
 
@@ -43,6 +42,9 @@ def _call(g: Goroutine[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> 
 spawners: dict[int, Callable[[Goroutine[Any], Any], None]] = shared_dict("goroutine spawners")
 
 _NEVER = False
+
+# As in inspect, whose import is a good part of that of all of this package.
+CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR = 0x80, 0x100, 0x200
 
 _RESULT, _NO_RESULT, _PLAIN = 1, 2, 3
 

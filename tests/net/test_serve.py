@@ -69,6 +69,19 @@ def test_a_failed_handler_gives_its_place_back(run, caplog):
     run(main)
 
 
+def test_a_handler_may_be_one_of_our_own_operations(run_two):
+    """What they give when called can be awaited, and is no Coroutine: as for go()."""
+
+    async def main():
+        async with await net.listen("tcp", "127.0.0.1:0") as listener:
+            go(listener.serve, lambda conn: conn.write(b"hello"))
+            async with await net.dial("tcp", listener.address) as client:
+                assert await client.read_exactly(5) == b"hello"
+                assert await client.read() == b""
+
+    run_two(main)
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_what_is_no_limit(run_one, limit):
     async def main():
