@@ -7,7 +7,6 @@ Of "tcp" and "udp": "127.0.0.1:8080", "[::1]:0", ":8080", or a (host, port) pair
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 from typing import NamedTuple
@@ -127,6 +126,8 @@ def parse_path(address: object) -> str | bytes:
 
 def literal(host: str) -> int | None:
     """The family of an IP literal, or None for a name that must be looked up."""
+    import ipaddress  # costly, and not for those who only listen on ":8080" or a path
+
     try:
         version = ipaddress.ip_address(host.partition("%")[0]).version
     except ValueError:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from _thread import get_ident
 from collections.abc import Callable, Generator, Iterator
-from inspect import GEN_CREATED, getgeneratorstate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .fork import module_lock
@@ -205,7 +204,7 @@ def close_steps(it: Any) -> None:
     generators around it.)
     """
     frame = getattr(it, "gi_frame", None)
-    if frame is not None and getgeneratorstate(it) == GEN_CREATED:
+    if frame is not None and not (it.gi_running or it.gi_suspended):  # it has not begun
         steps = frame.f_locals.get("steps")
         if steps is not None:
             close_steps(steps)

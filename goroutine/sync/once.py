@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from inspect import CO_ITERABLE_COROUTINE
-from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ..runtime.spawn import isgeneratorcoroutine
 from .mutex import Mutex
 
 if TYPE_CHECKING:
@@ -67,9 +66,7 @@ class Once:
 async def _call(fn: Callable[[], Any]) -> Any:
     """``fn()``, a function's or an ``async def``'s."""
     result = fn()
-    if isinstance(result, Coroutine) or (
-        isinstance(result, GeneratorType) and result.gi_code.co_flags & CO_ITERABLE_COROUTINE
-    ):
+    if isinstance(result, Coroutine) or isgeneratorcoroutine(result):
         result = await result  # type: ignore[misc, unused-ignore]
     return result
 

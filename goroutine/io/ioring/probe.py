@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import abi, syscalls
 from .ring import Ring
@@ -13,8 +13,7 @@ from .ring import Ring
 __all__ = ["Probe", "probe"]
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """What the running kernel's io_uring can do, as ``probe()`` found it."""
 
     kernel: tuple[int, int]
