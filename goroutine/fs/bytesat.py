@@ -16,7 +16,7 @@ from ..io.ioring.syscalls import address_of
 from ..io.poller import POLLIN, POLLOUT
 from ..runtime.goroutine import Commit
 from .call import Call
-from .handle import REFUSED, Handle, has_ring
+from .handle import CLOSED, REFUSED, TURNS, Handle, has_ring
 
 __all__ = ["CHUNK", "FileHandle"]
 
@@ -38,6 +38,15 @@ class FileHandle(Handle):
     def read(self, n: int, offset: int, ctx: Any) -> Generator[Commit | None, None, bytes]:
         """``n`` bytes from this offset on; less only where the file ends."""
         parts: list[bytes] = []
+        if self.at_once and n <= CHUNK and self.turns < TURNS:  # the usual case, short
+            self.turns += 1
+            data = self.read_cached(n, offset)
+            if data is not None:
+                if len(data) == n or not data:
+                    return data
+                parts.append(data)
+                offset += len(data)
+                n -= len(data)
         while n:
             data = yield from self.read_some(n, offset, ctx)
             if len(data) == n and not parts:
@@ -84,7 +93,7 @@ class FileHandle(Handle):
     @types.coroutine
     def read_some(self, n: int, offset: int, ctx: Any) -> Generator[Commit | None, None, bytes]:
         """Up to ``n`` bytes (n > 0), ``b""`` only at the end. The offset of a stream is ignored."""
-        if self.at_once and n <= CHUNK and not self.stream:
+        if self.at_once and n <= CHUNK:
             yield from self.turn()
             data = self.read_cached(n, offset)
             if data is not None:
@@ -107,8 +116,11 @@ class FileHandle(Handle):
 
     def read_cached(self, n: int, offset: int) -> bytes | None:
         """What can be had without waiting; None if nothing can."""
-        self.enter()
+        users = self.users
+        users.append(True)  # enter() and leave(), in place
         try:
+            if self.closed:
+                raise ValueError(CLOSED)
             buffer = bytearray(n)
             got = os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT)
         except BlockingIOError:
@@ -120,7 +132,9 @@ class FileHandle(Handle):
             self.at_once = False
             return None
         finally:
-            self.leave()
+            users.pop()
+            if self.closed:
+                self.last()
         return bytes(buffer) if got == n else bytes(memoryview(buffer)[:got])
 
     def read_ring(self, n: int, offset: int, ctx: Any) -> Generator[Commit, None, bytes | None]:

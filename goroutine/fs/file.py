@@ -158,13 +158,16 @@ class File:
     async def pread(self, n: int, offset: int, *, ctx: Context | None = None) -> bytes:
         """``n`` bytes from this offset on, less only where the file ends. The position stays,
         and is not looked at. ``OSError`` (ESPIPE) for a stream. Go: File.ReadAt."""
-        self._may(self._reads, "read")
-        self._check_offset(offset)
-        if n < 0:
+        handle = self._handle
+        if not self._reads or handle.stream or n < 0 or not 0 <= offset <= MOST_OFFSET:
+            self._may(self._reads, "read")
+            self._check_offset(offset)
             raise ValueError("pread() of a negative number of bytes")
+        if not n:
+            handle.check()
         if ctx is not None:
             check_ctx(ctx)
-        return await self._handle.read(n, offset, ctx)
+        return await handle.read(n, offset, ctx)
 
     # -- writing --------------------------------------------------------------------------
 

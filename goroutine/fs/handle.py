@@ -36,7 +36,7 @@ from ..runtime.shared import current
 from ..runtime.wait import Waiter
 from .call import Call
 
-__all__ = ["CLOSED", "REFUSED", "Handle", "has_ring"]
+__all__ = ["CLOSED", "REFUSED", "TURNS", "Handle", "has_ring"]
 
 TURNS = 16
 """System calls in a row that did not wait, after which the other goroutines get their turn."""
@@ -85,7 +85,7 @@ class Handle:
         self.closer: Waiter | None = None
         self.users: list[bool] = []  # as many as there are operations under way
         self.waiting: dict[Any, None] = {}
-        self.at_once = True  # RWF_NOWAIT is worth a try
+        self.at_once = True  # RWF_NOWAIT is worth a try; not with a stream
         self.turns = 0
         self.stream = self.fresh = False
         self.classify()
@@ -102,6 +102,7 @@ class Handle:
                 if failure.errno != errno.ESPIPE:
                     raise
                 self.stream = True
+                self.at_once = False
                 # A FIFO that nobody has written to yet reads as if it were at its end.
                 self.fresh = stat.S_ISFIFO(mode) and not self.writes
             os.set_blocking(self.fd, not self.stream)
@@ -120,7 +121,12 @@ class Handle:
 
     def leave(self) -> None:
         self.users.pop()
-        if self.closed and not self.users:
+        if self.closed:
+            self.last()
+
+    def last(self) -> None:
+        """It is closed, and somebody has left: if that was the last one, who closes goes on."""
+        if not self.users:
             closer = self.closer
             if closer is not None and closer.claim():
                 closer.wake()

@@ -13,6 +13,7 @@ import goroutine
 from goroutine import context, fs
 from goroutine.fs.handle import Handle
 from goroutine.io.op import Op
+from goroutine.io.poller import Wait
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -140,6 +141,29 @@ def test_an_operation_that_the_close_stopped_is_not_begun_again(tmp_path, monkey
         await raises(ValueError, CLOSED, f.pread(1, 0))
 
     Run("ring", 1)(main)
+
+
+def test_a_wait_that_parks_while_the_file_is_closed(run_one: Run, tmp_path, monkeypatch):
+    """Whoever closes it has looked for waits to end, and this one was not in the poller yet."""
+    path = fifo(tmp_path)
+    park = Wait.park
+
+    async def main():
+        f = await fs.open(path)
+        handle = f._handle
+
+        def late(self, g):
+            handle.closed = True
+            for wait in list(handle.waiting):
+                wait.abort()
+            park(self, g)
+
+        monkeypatch.setattr(Wait, "park", late)
+        await raises(ValueError, CLOSED, f.read(1))
+        monkeypatch.setattr(Wait, "park", park)
+        await f.close()
+
+    run_one(main)
 
 
 @pytest.mark.parametrize("steps", range(4))
