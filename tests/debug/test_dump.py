@@ -289,6 +289,33 @@ def test_one_that_computes(machines):
     assert text.count(" [chan receive]:\n") == 3
 
 
+def test_one_inside_a_long_call_of_c():
+    """It lets no thread stop it; what stops all threads (gc.get_referents, assigning to
+    __class__) would wait for its end, and nobody could dump a program that hangs in one."""
+    begun, ended, texts = threading.Event(), [], []
+
+    def compute():
+        begun.set()
+        sum(range(20_000_000))
+        ended.append(1)
+
+    def outside():
+        begun.wait(10)
+        time.sleep(0.02)
+        texts.append((debug.dump(), list(ended)))
+
+    async def main():
+        go(inner, chan())
+        await sleep(0.01)
+        with beside(outside):
+            await go(compute)
+
+    start(main, machines=2)
+    ((text, ended_by_then),) = texts
+    assert header_of(text, "inner").endswith(" [chan receive]:")
+    assert not ended_by_then
+
+
 def test_in_a_context_of_its_own_and_in_an_asynchronous_generator():
     var = ContextVar("var")
 

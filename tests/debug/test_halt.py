@@ -66,7 +66,7 @@ def test_nobody_steps_while_it_lasts(machines):
         assert all(len(running) <= machines for _, running in ends)
 
     start(main, machines=machines)
-    assert min(steps) > 10
+    assert min(steps) > 0
 
 
 def test_what_computes_is_running_and_nobody_waits_for_it(machines):
