@@ -11,6 +11,8 @@ import os
 import socket
 from typing import NamedTuple
 
+from ..runtime.fork import module_lock
+
 __all__ = [
     "Address",
     "Network",
@@ -20,9 +22,12 @@ __all__ = [
     "network_of",
     "parse",
     "parse_path",
+    "shown",
 ]
 
 Address = str | tuple[str, int]
+
+_services = module_lock()  # getservbyname(3) has one buffer, for all threads
 
 PATH_MOST = 107  # bytes of a path; sun_path has room for a zero, too
 
@@ -79,7 +84,8 @@ def parse(address: object) -> tuple[str, int]:
         port = int(text) if len(text) < 10 else 65536
     else:
         try:
-            port = socket.getservbyname(text)
+            with _services:
+                port = socket.getservbyname(text)
         except (OSError, UnicodeError):
             raise ValueError(f"address {address!r}: unknown port {text!r}") from None
     return host, _port(port, address)
@@ -122,6 +128,13 @@ def parse_path(address: object) -> str | bytes:
     if len(raw) > PATH_MOST:
         raise OSError(errno.EINVAL, f"path of more than {PATH_MOST} bytes")
     return b"\0" + raw[1:] if path.startswith("@") else path
+
+
+def shown(address: object) -> object:
+    """An address in an error, which stays on one line and can be printed."""
+    if isinstance(address, os.PathLike):
+        address = os.fspath(address)
+    return repr(address) if isinstance(address, str) and not address.isprintable() else address
 
 
 def literal(host: str) -> int | None:

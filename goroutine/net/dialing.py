@@ -21,7 +21,7 @@ from typing import Any, overload
 from ..channel import Chan
 from ..context import Context, background, with_cancel, with_timeout
 from ..errors import Canceled, DeadlineExceeded
-from ..io.address import Address, network_of, parse, parse_path
+from ..io.address import Address, network_of, parse, parse_path, shown
 from ..io.conn import Conn, new_conn
 from ..io.packet import PacketConn
 from ..io.poller import POLLOUT, Wait
@@ -32,7 +32,7 @@ from ..runtime.spawn import go
 from ..runtime.wait import check_ctx
 from ..select import recv, select
 from ..time import after
-from .listening import Packets, Streams, shown
+from .listening import Packets, Streams
 from .names import resolve
 
 __all__ = ["dial"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any, Literal, overload
 
-from ..io.address import Address, format_address, network_of, parse, parse_path
+from ..io.address import Address, format_address, network_of, parse, parse_path, shown
 from ..io.bound import BoundPath
 from ..io.listener import Listener
 from ..io.packet import PacketConn
@@ -84,10 +83,6 @@ async def listen(network: str, address: Address) -> Any:
     listener = Listener(s.detach(), m, key, name, path)
     m.poller.attach(listener)
     return listener
-
-
-def shown(address: object) -> object:
-    return os.fspath(address) if isinstance(address, os.PathLike) else address
 
 
 async def _place(network: str, address: Address, family: int) -> tuple[int, Any]:

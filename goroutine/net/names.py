@@ -10,7 +10,7 @@ from typing import Any
 
 from ..context import Context
 from ..errors import DeadlineExceeded
-from ..io.address import literal, network_of
+from ..io.address import literal, network_of, shown
 from ..runtime.goroutine import Commit
 from ..runtime.offload import offload
 from ..runtime.shared import current
@@ -29,9 +29,9 @@ async def _lookup(host: str, port: int, family: int, kind: int, ctx: Context | N
     except DeadlineExceeded:  # an OSError, being a TimeoutError
         raise
     except OSError as failure:
-        raise OSError(failure.errno, f"lookup {host}: {failure.strerror}") from None
+        raise OSError(failure.errno, f"lookup {shown(host)}: {failure.strerror}") from None
     except UnicodeError:
-        raise OSError(errno.EINVAL, f"lookup {host}: not a valid host name") from None
+        raise OSError(errno.EINVAL, f"lookup {shown(host)}: not a valid host name") from None
 
 
 async def lookup_host(host: str, *, ctx: Context | None = None) -> list[str]:

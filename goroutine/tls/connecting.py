@@ -6,9 +6,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from ..io.address import Address, network_of, parse
+from ..io.address import Address, network_of, parse, shown
 from ..net import dial as net_dial
-from ..net.listening import shown
 from ..runtime.offload import blocking
 from .conn import Conn
 from .stream import Stream, bounded
