@@ -5,9 +5,8 @@ flags nobody asked for. None of them may end the machine, reach another connecti
 that lives, leak a buffer or an fd. (What a multishot receive reports with "more to come" is
 data; that the kernel adds a positive length and a buffer to it is taken for granted.)
 
-Seen to fail: with keys that are fds (a late completion reaches the next connection with that
-number), with buffers that are not counted when their connection is gone, and without arming
-again after ENOBUFS.
+Seen to fail: with buffers that are not counted when their connection is gone, with an fd that
+comes late for a listener, without arming again after ECANCELED, and with EINTR as the end.
 """
 
 import errno
