@@ -110,7 +110,7 @@ def test_model(tmp_path_factory, monkeypatch, way, chunk):
     if run.direct:
         monkeypatch.setattr(bytesat.FileHandle, "read_cached", lambda *_: None)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(first=data, todo=steps)
     def check(first, todo):
         with open(path, "wb") as f:

@@ -338,7 +338,7 @@ def test_cancelled_at_every_step(run_one: Run, tmp_path, monkeypatch, how):
     assert (outcomes[0], outcomes[-1]) == (False, True)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16, 50, 200])
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 50])
 def test_the_run_ends_at_any_step(run_two: Run, tmp_path, steps):
     path = make(tmp_path, OLD)
 
@@ -353,13 +353,13 @@ def test_the_run_ends_at_any_step(run_two: Run, tmp_path, steps):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_several_at_once(run: Run, tmp_path):
+def test_several_at_once(run_two: Run, tmp_path):
     """Readers see one whole content or another, at all times."""
     path = make(tmp_path, b"a" * 100_000)
     done = []
 
     async def writer(letter):
-        for _ in range(10):
+        for _ in range(5):
             await fs.write_bytes(path, letter * 100_000)
         done.append(letter)
 
@@ -375,7 +375,7 @@ def test_several_at_once(run: Run, tmp_path):
             for letter in (b"b", b"c"):
                 group.go(writer, letter)
 
-    run(main)
+    run_two(main)
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -392,7 +392,7 @@ def test_killed(tmp_path, io):
                     await fs.write_bytes({path!r}, letter * 300_000)
         start(main, io={io!r})
     """
-    for pause in (0.0, 0.013, 0.031):
+    for pause in (0.013, 0.031):
         child = subprocess.Popen(
             [sys.executable, "-X", "gil=0", "-c", textwrap.dedent(program)],
             stdout=subprocess.PIPE,
