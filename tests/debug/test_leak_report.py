@@ -44,12 +44,12 @@ def test_by_creator(capfd, machines):
     err = capfd.readouterr().err
     head, first, stacks, second, *_ = err.split("\n\n")
     assert head == "goroutine: 7 goroutines were left when the program ended"
-    assert first == "6 created by test_leaks.makes:"
+    assert first == "6 created by test_leak_report.makes:"
     assert stacks.startswith("6 goroutines [chan receive]: ")
     assert "await ch.recv()\n" in stacks
-    assert stacks.endswith("created by test_leaks.makes")
-    assert second == "1 created by test_leaks.test_by_creator.<locals>.main:"
-    assert err.endswith("created by test_leaks.test_by_creator.<locals>.main in goroutine 1\n")
+    assert stacks.endswith("created by test_leak_report.makes")
+    assert second == "1 created by test_leak_report.test_by_creator.<locals>.main:"
+    assert err.endswith("created by test_leak_report.test_by_creator.<locals>.main in goroutine 1\n")
 
 
 def test_one_that_had_not_begun(capfd):
