@@ -62,6 +62,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(sysmon.Sysmon, "look", look_closely)
     monkeypatch.setattr(sysmon, "PERIOD", 0.00002)
+    monkeypatch.setattr(sysmon, "SOON", 0.00002)
     monkeypatch.setattr(sysmon, "QUIET", 6)
     return count
 
