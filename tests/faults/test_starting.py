@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
     import contextlib, errno, logging, os, resource, sys, threading
     import goroutine
+    import goroutine.io.uring
     from goroutine import go, net
     from goroutine.runtime.shared import current
 
@@ -54,6 +55,10 @@ CHILD = """
 
     async def look():
         return names()
+
+
+    # What is imported while it runs may be out of reach later, after setuid().
+    goroutine.start(main, machines=2, io="epoll")
 """
 
 
