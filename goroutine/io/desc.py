@@ -102,6 +102,7 @@ class PollDesc:
     )
 
     accepting = False  # a listener's: chunks are fds
+    receiving = True  # home reads for it, or accepts; else it is only closed there
 
     def __init__(self, fd: int, home: Machine, key: int) -> None:
         self.fd = fd

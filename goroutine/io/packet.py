@@ -55,6 +55,8 @@ class PacketConn(PollDesc, Timed):
     (b'ping', b'pong', True)
     """
 
+    receiving = False
+
     __slots__ = ("_in_a_row", "_known", "_path", "_remote", "_socket", "connected", "local_address")
 
     def __init__(

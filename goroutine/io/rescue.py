@@ -114,7 +114,7 @@ class UringRescue:
     def watch(self, desc: PollDesc) -> None:
         """Register a desc, once ``watching``."""
         epoll = self._epoll
-        if epoll is None or desc.closed:
+        if epoll is None or desc.closed or not desc.receiving:
             return
         self.by_fd[desc.fd] = desc
         try:
