@@ -269,7 +269,7 @@ STEP = st.tuples(
 
 
 # (Shrinking what it finds takes longer than a test may.)
-@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(st.lists(STEP, min_size=10, max_size=80))
 def test_any_completions(steps):
     with pytest.MonkeyPatch.context() as patch:
