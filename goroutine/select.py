@@ -6,10 +6,11 @@ One case alone commits under its own lock, which is tried first where a look wit
 makes it likely; that is as good, since a case that is ready may be chosen whatever the
 others are.
 
-Who must wait leaves one Entry per case in its channel's queue, all with the one token of
-their Waiter (runtime/wait.py). It alone decides: a peer that pops it has chosen the case,
-and hands over; the others' entries are dead from then on, are skipped by every peer, and
-are removed by the goroutine itself when it runs again.
+Who must wait leaves one Entry per case in its channel's queue, all with one token (as a
+Waiter has, runtime/wait.py). It alone decides: a peer that pops it has chosen the case, says
+so in the goroutine, which is the peer's then, and hands over; the others' entries are dead
+from then on, are skipped by every peer, and are removed by the goroutine itself when it runs
+again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .runtime.dump import waits_for
 from .runtime.goroutine import Goroutine
 from .runtime.park import ready
 from .runtime.shared import machines
-from .runtime.wait import Closed, Waiter, WaitQueue, cancelable, check, rouse
+from .runtime.wait import Closed, Waiter, WaitQueue, cancelable, check
 
 __all__ = ["Case", "Selected", "recv", "select", "send"]
 
@@ -84,55 +85,38 @@ def send[T](channel: Chan[T] | None, value: T) -> Case[T]:
     return channel, True, value
 
 
-class _Choice:
-    """A select that waits and that nothing but its channels can wake: a lean `Waiter`."""
-
-    __slots__ = ("g", "index", "token")
-
-    g: Goroutine[Any]
-    index: int
-    token: list[bool]
-
-
 class _Entry:
-    """A case in its channel's queue. To wakers a Waiter like any other."""
+    """A case in its channel's queue. To wakers a `Waiter` like any other."""
 
-    __slots__ = ("index", "select", "value")
+    __slots__ = ("g", "index", "token", "value")
 
     plain = False
 
-    select: _Choice | Waiter
+    g: Goroutine[Any]
+    token: list[bool]
     index: int
-    value: Any
-
-    @property
-    def g(self) -> Any:
-        return self.select.g
-
-    @property
-    def token(self) -> list[bool]:
-        return self.select.token
+    value: Any  # what it sends; not set if it receives
 
     def claim(self) -> bool:
-        select = self.select
         try:
-            select.token.pop()
+            self.token.pop()
         except IndexError:
             return False
-        select.index = self.index
+        self.g.chosen = self.index
         return True
 
     def wake(self) -> None:
-        ready(self.select.g)
+        ready(self.g)
 
     def give(self, value: Any) -> None:
-        g = self.select.g
+        g = self.g
         g.value = value
-        m = machines.get(get_ident())
-        if m is not None:
-            m.ready(g)
-        else:
+        try:
+            m = machines[get_ident()]
+        except KeyError:
             ready(g)
+        else:
+            m.ready(g)
 
 
 @types.coroutine
@@ -152,13 +136,17 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
     >>> goroutine.start(main)
     Selected(index=-1, value=None, ok=False)
     """
-    m = machines.get(get_ident())
-    if m is None or (g := m.g) is None:
+    g: Any
+    try:
+        m = machines[get_ident()]
+        g = m.g
+        scope = g.scope
+    except (KeyError, AttributeError):
         raise RuntimeError(
             "not in a goroutine, or in one that is being closed: nobody can wait here"
-        )
+        ) from None
     live: list[_Live] = []
-    likely: list[int] = []
+    likely: list[_Live] = []
     hopeful: Any
     for index, case in enumerate(cases):
         if case is not None:
@@ -173,8 +161,8 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
                             raise RuntimeError("the channel of a timer is only for receiving")
                         hopeful = (
                             channel._recvq
-                            or channel._size < 0
-                            or len(channel._buffer) < channel._size
+                            or (size := channel._size) < 0
+                            or len(channel._buffer) < size
                         )
                     else:
                         hopeful = (
@@ -185,96 +173,92 @@ def select(*cases: Case[Any] | None, default: bool = False) -> Generator[Any, No
                         )
                 except AttributeError:
                     raise _not_a_case(case) from None
+                one = index, channel, sending, value
+                live.append(one)
                 if hopeful:
-                    likely.append(len(live))
-                live.append((index, channel, sending, value))
+                    likely.append(one)
     # One that looks ready, by itself: right even if the others' looks were of other times.
     if likely:
-        at = likely[int(m.random() * len(likely))] if len(likely) > 1 else likely[0]
-        index, channel, sending, value = live[at]
-        channel._lock.acquire()
-        chosen = _commit(index, channel, sending, value)
-        channel._lock.release()
-        if chosen is not None:
-            index, value, ok, peer = chosen
-            if peer is not None:
-                if peer.plain:
-                    m.ready(peer)
-                else:
-                    peer.wake()
-            elif value is _CLOSED_SEND:
-                raise ChanClosed("send on closed channel")
-            return tuple.__new__(Selected, (index, value, ok))
-    # All of them, at one instant.
-    releases = _lock_all(live)
-    able: list[_Live] = []
-    try:
-        for one in live:
-            _, channel, sending, _ = one
-            if sending:
-                if channel._recvq or len(channel._buffer) < channel._size or channel._size < 0:
-                    able.append(one)
-            elif channel._buffer or channel._sendq or channel._size < 0 or channel.timed:
-                able.append(one)
-        chosen = _any_ready(able, m.random) if able else None
-        if chosen is None and not default and g.scope is not None:
-            check(g)
-    except BaseException:
-        _release(releases)
-        raise
-    if chosen is not None:
-        _release(releases)
-        return _finish(chosen)
-    if default:
-        _release(releases)
+        one = likely[int(m.random() * len(likely))] if len(likely) > 1 else likely[0]
+        channel = one[1]
+        channel._acquire()
+        selected = _commit(one, m, channel._release)
+        if selected is not None:
+            return selected
+        channel._release()
+    if default and len(live) < 2:
+        # It was not ready at some instant of the look. Receiving: when the buffer, or without
+        # one the queue, was seen empty; it was not closed then, since it was not later. Sending,
+        # without a buffer: likewise. With one: when that was seen full; or, if it had been closed
+        # by then, just before that, since it was open when ``size`` was read.
         return tuple.__new__(Selected, (-1, None, False))
+    # All of them, at one instant.
+    unlock = _lock_all(live)
+    able: list[_Live] = []
+    for one in live:
+        _, channel, sending, _ = one
+        if sending:
+            if channel._recvq or len(channel._buffer) < channel._size or channel._size < 0:
+                able.append(one)
+        elif channel._buffer or channel._sendq or channel._size < 0 or channel.timed:
+            able.append(one)
+    if able:
+        selected = _any_ready(able, m, unlock)
+        if selected is not None:
+            return selected
+    if default:
+        unlock()
+        return tuple.__new__(Selected, (-1, None, False))
+    if scope is not None:
+        try:
+            check(g)
+        except BaseException:
+            unlock()
+            raise
     if not live:
         yield from _no_cases(g)
     # None is ready: leave an entry with each. (The frame stops before the locks are freed.)
-    waiter: Waiter | _Choice
-    if g.scope is None:
-        waiter = _Choice()
-        waiter.g = g
-        waiter.token = [True]
+    if scope is None:
+        waiter = None
+        token = [True]
     else:
         waiter = Waiter(g)
+        token = waiter.token
     entries: list[tuple[Chan[Any], WaitQueue, _Entry]] = []
     for index, channel, sending, value in live:
         entry = _Entry()
-        entry.select = waiter
+        entry.g = g
+        entry.token = token
         entry.index = index
-        entry.value = value
-        queue = channel._sendq if sending else channel._recvq
+        if sending:
+            entry.value = value
+            queue = channel._sendq
+        else:
+            queue = channel._recvq
         queue.append(entry)
         entries.append((channel, queue, entry))
         if channel.timed:
             channel._blocked()
-
-    def commit(_: Goroutine[Any]) -> None:
-        for release in releases:
-            release()
-
     try:
-        if isinstance(waiter, Waiter):
-            yield from cancelable(waiter, commit, g)
+        if waiter is None:
+            yield unlock
         else:
-            yield commit
+            yield from cancelable(waiter, unlock, g)
     except BaseException:
         _leave(entries, -1)
         raise
-    index = waiter.index
+    index = g.chosen
     value = g.value
     g.value = None
-    ok = value is not Closed
     if len(entries) > 1 or entries[0][0].timed:
         _leave(entries, index)
-    case = cases[index]
-    assert case is not None
-    if not ok:
+    if value is Closed:
+        case = cases[index]
+        assert case is not None
         if case[1]:
             raise ChanClosed("send on closed channel")
-        value = None
-    return tuple.__new__(Selected, (index, value, ok))  # (its own __new__ takes twice as long)
+        return tuple.__new__(Selected, (index, None, False))
+    return tuple.__new__(Selected, (index, value, True))  # (its own __new__ takes twice as long)
 
 
 def _not_a_case(case: Any) -> TypeError:
@@ -293,72 +277,65 @@ def _unlock_none(_: Goroutine[Any]) -> None:
     pass
 
 
-_CLOSED_SEND = object()
-
 type _Live = tuple[int, Chan[Any], bool, Any]  # index, channel, sending, value
-type _Chosen = tuple[int, Any, bool, Any]  # index, value, ok, whom to wake
 
 
-def _commit(index: int, channel: Chan[Any], sending: bool, value: Any) -> _Chosen | None:
-    """Do this case if it can proceed; its channel's lock is held. The peer is woken later."""
+def _commit(one: _Live, m: Any, unlock: Callable[[], object]) -> Selected | None:
+    """Do this case, and unlock, if it can proceed: else None. The lock of its channel is held."""
+    index, channel, sending, value = one
     if sending:
-        if channel._size < 0:
-            return index, _CLOSED_SEND, False, None
         peer = channel._recvq.take()
-        if peer is not None:
-            # Ours since take(); it runs when _finish wakes it, and finds this.
-            g = peer if peer.plain else peer.g
-            g.value = value
-            return index, None, True, peer
-        if len(channel._buffer) < channel._size:
-            channel._buffer.append(value)
-            return index, None, True, None
-        return None
-    if channel.timed:
-        channel._due()
-    buffer = channel._buffer
-    if buffer:
-        value = buffer.popleft()
+        if peer is None:
+            if len(channel._buffer) < channel._size:
+                channel._buffer.append(value)
+            elif channel._size < 0:
+                unlock()
+                raise ChanClosed("send on closed channel")
+            else:
+                return None
+        outcome, value = value, None
+        ok = True
+    else:
+        if channel.timed:
+            channel._due()
+        buffer = channel._buffer
         peer = channel._sendq.take()
         if peer is not None:
             buffer.append(peer.value)
-    else:
-        peer = channel._sendq.take()
-        if peer is None:
-            return (index, None, False, None) if channel._size < 0 else None
-        value = peer.value
+        ok = True
+        if buffer:
+            value = buffer.popleft()
+        elif channel._size < 0:
+            ok = False
+        else:
+            return None
+        outcome = None
+    unlock()
     if peer is not None:
-        g = peer if peer.plain else peer.g
-        g.value = None
-    return index, value, True, peer
+        if peer.plain:
+            peer.value = outcome
+            m.ready(peer)
+        else:
+            peer.give(outcome)
+    return tuple.__new__(Selected, (index, value, ok))
 
 
-def _any_ready(able: list[_Live], random: Callable[[], float]) -> _Chosen | None:
-    """Do one of the cases that seem able to proceed, each with the same chance.
+def _any_ready(able: list[_Live], m: Any, unlock: Callable[[], object]) -> Selected | None:
+    """Do one of the cases that seem able to proceed, each with the same chance, and unlock.
 
     All locks are held. One may not be able after all: those in its queue have gone elsewhere.
     """
     while able:
-        at = int(random() * len(able)) if len(able) > 1 else 0
-        chosen = _commit(*able[at])
-        if chosen is not None:
-            return chosen
+        at = int(m.random() * len(able)) if len(able) > 1 else 0
+        selected = _commit(able[at], m, unlock)
+        if selected is not None:
+            return selected
         able[at] = able[-1]
         able.pop()
     return None
 
 
-def _finish(chosen: _Chosen) -> Selected:
-    """The rest of a case that is done, outside the locks."""
-    index, value, ok, peer = chosen
-    if peer is not None:
-        rouse(peer)
-    elif value is _CLOSED_SEND:
-        raise ChanClosed("send on closed channel")
-    return Selected(index, value, ok)
-
-
-def _lock_all(live: list[_Live]) -> list[Any]:
+def _lock_all(live: list[_Live]) -> Callable[..., object]:
     """Lock the channels, each once, in the order of their ids; gives what releases them.
 
     An id is unique among objects that live, and all that are locked do: every select keeps
@@ -368,23 +345,28 @@ def _lock_all(live: list[_Live]) -> list[Any]:
         a, b = live[0][1], live[1][1]
         if a is b:
             a._acquire()
-            return [a._release]
+            return a._release
         if id(a) > id(b):
             a, b = b, a
         a._acquire()
         b._acquire()
-        return [a._release, b._release]
+
+        def unlock(_: object = None, one: Any = a._release, other: Any = b._release) -> None:
+            one()
+            other()
+
+        return unlock
     channels = {id(channel): channel for _, channel, _, _ in live}
     releases = []
     for _, channel in sorted(channels.items()):
         channel._acquire()
         releases.append(channel._release)
-    return releases
 
+    def unlock_all(_: object = None) -> None:
+        for release in releases:
+            release()
 
-def _release(releases: list[Any]) -> None:
-    for release in releases:
-        release()
+    return unlock_all
 
 
 def _leave(entries: list[tuple[Chan[Any], WaitQueue, _Entry]], but: int) -> None:

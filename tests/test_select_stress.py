@@ -29,6 +29,7 @@ from waiting import gosched_until as until
 
 import goroutine
 from goroutine import Canceled, ChanClosed, chan, context, go, gosched, recv, select, send, start
+from goroutine.runtime.goroutine import Goroutine as G
 from goroutine.runtime.thread import holds
 from goroutine.runtime.wait import SHORT, Waiter
 from goroutine.select import _Entry
@@ -379,7 +380,7 @@ def test_a_claim_is_one_step(kind):
     if kind == "entries":
         both = [_Entry(), _Entry()]
         for index, entry in enumerate(both):
-            entry.select, entry.index, entry.value = waiter, index, None
+            entry.g, entry.token, entry.index = G(), token, index
     had = []
     token.overtake = lambda: had.append(both[1].claim())
     had.append(both[0].claim())

@@ -70,6 +70,7 @@ class Goroutine[T]:
         "_name",
         "_owner",
         "_parent",
+        "chosen",
         "context",
         "fn",
         "id",
@@ -87,6 +88,7 @@ class Goroutine[T]:
     fn: Any  # what was started, for the name
     joiners: WaitQueue | None
     value: Any  # a result once done; before, what a waker hands over
+    chosen: int  # the case of its select that a waker has claimed
     context: Context | None
     scope: Scope | None  # what cancels it, while it is a group's or inside one's body
     _owner: set[Goroutine[Any]]  # the set that keeps this goroutine alive
