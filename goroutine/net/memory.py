@@ -219,14 +219,16 @@ class PipeConn(Timed):
             check_ctx(ctx)
         while True:
             stream.lock.acquire()
+            # Once: a deadline may be moved at any time, and then there would be no reason left.
+            late = self._deadlines[False].late
             rest = stream.rest
-            if self.closed or self._deadlines[False].late or stream.kept or stream.ended or rest:
+            if self.closed or late or stream.kept or stream.ended or rest:
                 break
             await stream.park(False, ctx)
         try:
             if self.closed:
                 raise self.closed_error()
-            if self._deadlines[False].late:
+            if late:
                 raise timed_out()
             if stream.kept:
                 data, stream.kept = stream.kept[:n], stream.kept[n:]
@@ -260,11 +262,14 @@ class PipeConn(Timed):
         try:
             stream.lock.acquire()
             stream.rest = view
-            while stream.rest and self._unwritable() is None:
+            # What ends the loop is what is raised: asked again, a deadline that was moved
+            # meanwhile would be no failure, and what nobody has read would count as written.
+            while (failure := self._unwritable()) is None and stream.rest:
                 stream.look(writer=False)
                 await stream.park(True, ctx)
                 stream.lock.acquire()
-            failure = self._unwritable() if stream.rest or not view else None
+            if not stream.rest and view:
+                failure = None  # all was read
             stream.lock.release()
             if failure is not None:
                 raise failure

@@ -115,3 +115,32 @@ def test_nobody_at_the_other_end_is_a_deadlock(capsys):
     with pytest.raises(Deadlock):
         goroutine.start(main)
     assert "[pipe]" in capsys.readouterr().err
+
+
+class Moved:
+    """A deadline that has passed when it is looked at for the first time, and was moved then."""
+
+    def __init__(self):
+        self.looks = 0
+
+    @property
+    def late(self):
+        self.looks += 1
+        return self.looks == 1
+
+
+def test_a_deadline_that_is_moved_while_it_is_looked_at():
+    """It either counts or it doesn't: a write that nobody read was told as done, and a read as
+    the end of the stream."""
+
+    async def main():
+        a, b = net.pipe()
+        a._deadlines = (a._deadlines[0], Moved())
+        await raises(TimeoutError, "i/o timeout", a.write(b"lost"))
+        b._deadlines = (Moved(), b._deadlines[1])
+        await raises(TimeoutError, "i/o timeout", b.read())
+        g = go(a.write, b"hello")
+        assert await b.read() == b"hello"
+        assert await g == 5
+
+    goroutine.start(main, machines=1)
