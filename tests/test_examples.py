@@ -138,6 +138,7 @@ def test_the_list_is_complete():
         "pingpong",
         "port_scanner",
         "sieve",
+        "tail",
         "worker_pool",
     ]
 

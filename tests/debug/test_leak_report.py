@@ -49,7 +49,8 @@ def test_by_creator(capfd, machines):
     assert "await ch.recv()\n" in stacks
     assert stacks.endswith("created by test_leak_report.makes")
     assert second == "1 created by test_leak_report.test_by_creator.<locals>.main:"
-    assert err.endswith("created by test_leak_report.test_by_creator.<locals>.main in goroutine 1\n")
+    creator = "test_leak_report.test_by_creator.<locals>.main"
+    assert err.endswith(f"created by {creator} in goroutine 1\n")
 
 
 def test_one_that_had_not_begun(capfd):

@@ -543,7 +543,9 @@ class TestTheEnd:
 
 class TestCtrlC:
     CODE = """
-        import signal
+        import logging, signal
+
+        logging.getLogger("goroutine").setLevel("ERROR")  # of who computes, that he does
 
         async def waits():
             try:
@@ -562,7 +564,7 @@ class TestCtrlC:
                 {more}
                 await sleep(0.02)
                 def again():
-                    time.sleep(0.2)
+                    time.sleep(0.1)
                     os.kill(os.getpid(), signal.SIGINT)
                     {twice}
                 threading.Thread(target=again, daemon=True).start()
