@@ -51,6 +51,8 @@ def test_nobody_steps_while_it_lasts(machines):
         ends = []
 
         def looks():
+            while not all(steps):
+                time.sleep(0.001)
             for _ in range(10):
                 moved, running = halt.call(look)
                 ends.append((moved, {i for i in range(20) if id(gs[i]) in running}))
