@@ -19,9 +19,11 @@ class Options(NamedTuple):
     schedtrace: int = 0
     """Milliseconds."""
     sigusr1: int = 0
+    stuck: int = 100
+    """Milliseconds that a goroutine may keep a machine before it is named; 0: for ever."""
 
 
-_MOST = {"schedtrace": 86_400_000}
+_MOST = {"schedtrace": 86_400_000, "stuck": 86_400_000}
 """The others are switches: 0 or 1."""
 
 _warned: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from math import inf
 from typing import TYPE_CHECKING
 
 from .options import read
@@ -22,6 +23,7 @@ def begin(runtime: Runtime) -> ExitStack:
     with ExitStack() as session:
         options = read()
         session.enter_context(Handlers(runtime, bool(options.sigusr1)))
+        runtime.sysmon.patience(options.stuck / 1e3 or inf)
         if options.leaks:
             from .leaks import watch
 

@@ -56,6 +56,10 @@ class Sysmon:
         self._called = threading.Lock()
         self._called.acquire()
 
+    def patience(self, seconds: float) -> None:
+        """For so long a goroutine may keep a machine before it is named. Before the run."""
+        self._watchdog.most = seconds
+
     def call(self) -> None:
         """Wake sysmon from its long sleep. From any thread; more than once does no harm."""
         try:

@@ -1,5 +1,7 @@
 """GOROUTINE_DEBUG: what is understood, and what is said of the rest."""
 
+import time
+
 import pytest
 
 from goroutine import start
@@ -24,6 +26,8 @@ def nothing_told_yet(monkeypatch):
         (" schedtrace = 1000 , scheddetail=1,", Options(schedtrace=1000, scheddetail=1)),
         ("dump=1,sigusr1=1,leaks=1", Options(dump=1, sigusr1=1, leaks=1)),
         ("leaks=1,leaks=0", Options()),
+        ("stuck=0", Options(stuck=0)),
+        ("stuck=2000", Options(stuck=2000)),
     ],
 )
 def test_understood(text, wanted):
@@ -45,6 +49,7 @@ def test_understood(text, wanted):
             "schedtrace=-5",
             "schedtrace must be a number of milliseconds, at most 86400000, not '-5'",
         ),
+        ("stuck=soon", "stuck must be a number of milliseconds, at most 86400000, not 'soon'"),
         ("schedtrace=1_0", "schedtrace must be a number of milliseconds, "),
         ("schedtrace=1.5", "schedtrace must be a number of milliseconds, "),
         ("schedtrace=²", "schedtrace must be a number of milliseconds, "),
@@ -72,3 +77,17 @@ def test_told_once_a_line_for_each(monkeypatch, capsys):
         " there are dump, leaks, scheddetail, schedtrace, sigusr1\n"
         "goroutine: GOROUTINE_DEBUG: leaks must be 0 or 1, not 'x'\n"
     )
+
+
+@pytest.mark.parametrize(("text", "named"), [("stuck=20", True), ("stuck=0", False)])
+def test_patience_with_who_computes(text, named, monkeypatch, caplog):
+    """It computes until it has been named, or for longer than it takes by default."""
+
+    async def computes():
+        end = time.monotonic() + (10 if named else 0.3)
+        while time.monotonic() < end and not caplog.records:
+            pass
+
+    monkeypatch.setenv("GOROUTINE_DEBUG", text)
+    start(computes, machines=2)
+    assert ["has kept machine" in record.message for record in caplog.records] == [True] * named
