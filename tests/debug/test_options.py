@@ -74,7 +74,7 @@ def test_told_once_a_line_for_each(monkeypatch, capsys):
     assert start(main, machines=1) == 1
     assert capsys.readouterr().err == (
         "goroutine: GOROUTINE_DEBUG: there is no option 'foo';"
-        " there are dump, leaks, scheddetail, schedtrace, sigusr1\n"
+        " there are dump, leaks, scheddetail, schedtrace, sigusr1, stuck\n"
         "goroutine: GOROUTINE_DEBUG: leaks must be 0 or 1, not 'x'\n"
     )
 
