@@ -34,7 +34,7 @@ from .offload import Pool
 from .placement import Placement
 from .processor import Processor
 from .settings import check_gil, machine_count_of
-from .shared import flags, idle, machines, scoped, spinning
+from .shared import bubbles, find, flags, idle, machines, scoped, spinning
 from .spawn import make_spawner, spawners
 from .thread import holds
 
@@ -385,7 +385,11 @@ def inject(gs: Iterable[Goroutine[Any]]) -> None:
 
 
 def running() -> Runtime | None:
-    """The run of this process, if there is one."""
+    """The run of this process, if there is one; on the thread of a bubble, that."""
+    if bubbles:
+        bubble: Runtime | None = find(bubbles, threading.get_ident())
+        if bubble is not None:
+            return bubble
     return _running
 
 
@@ -401,7 +405,7 @@ def num_goroutine() -> int:
     >>> goroutine.start(main)
     4
     """
-    runtime = _running
+    runtime = running()
     if runtime is None:
         return 0
     return len(runtime.foreign) + sum(len(m.p.goroutines) for m in runtime.machines)
@@ -417,7 +421,7 @@ def machine_count() -> int:
     >>> goroutine.start(main, machines=2)
     2
     """
-    runtime = _running
+    runtime = running()
     return 0 if runtime is None else runtime.count
 
 
@@ -475,6 +479,8 @@ def start[T](
         raise ValueError(f"blocking_threads must be at least 1, not {blocking_threads}")
     if not callable(main):
         raise TypeError(f"start() takes an async def function, not {type(main).__name__}")
+    if threading.get_ident() in bubbles:
+        raise RuntimeError("goroutine.start() in a bubble: that is a run of its own")
     if not _starting.acquire(blocking=False):
         raise RuntimeError("goroutine.start() is already running in this process")
     try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 __all__ = [
+    "bubbles",
     "current",
     "find",
     "flags",
@@ -50,6 +51,10 @@ def shared_dict(name: str) -> dict[Any, Any]:
 
 # Thread ident -> the machine that runs on this thread.
 machines: dict[int, Machine] = shared_dict("goroutine machines by thread")
+
+# The same for threads that run a bubble (goroutine.testing), which are in ``machines``, too. Empty
+# but in tests.
+bubbles: dict[int, Any] = shared_dict("goroutine bubbles by thread")
 
 # "runq": the global queue is not empty. "stop": the run is over. Set by whoever knows,
 # read by every machine once a pass. "forked": this is a forked child, without a run of its own.
