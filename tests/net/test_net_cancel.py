@@ -29,7 +29,7 @@ from goroutine.io.desc import PollDesc
 from goroutine.io.epoll import EpollPoller
 from goroutine.runtime.shared import current
 
-BIG = bytes(range(256)) * 2_048  # 512 KiB: more than the sockets of small_pair() take
+BIG = bytes(range(256)) * 8_192  # 2 MiB: more than small_pair() and a reader that waits take
 
 HOWS = ["ctx", "thread", "deadline", "group"]
 
