@@ -298,8 +298,9 @@ def _thread_of(runtime: Runtime) -> _Thread:
         with _lock:
             thread = _thread
             if thread is None:
+                at_end = runtime.at_end  # (first: a bubble has none, and no threads)
                 thread = _thread = _Thread(runtime)
-                runtime.at_end.append(thread.close)
+                at_end.append(thread.close)
     return thread
 
 

@@ -15,7 +15,19 @@ the orders in which the program fails; the one that fails is said in a line to r
 """
 
 from .bubble import Bubble
-from .choice import PCT, Exhaustive, Random
+from .choice import PCT, Exhaustive, Random, Strategy
+from .network import Listener, Network
 from .running import run
+from .stream import Conn
 
-__all__ = ["PCT", "Bubble", "Exhaustive", "Random", "run"]
+__all__ = [
+    "Bubble",
+    "Conn",
+    "Exhaustive",
+    "Listener",
+    "Network",
+    "PCT",
+    "Random",
+    "Strategy",
+    "run",
+]

@@ -16,6 +16,7 @@ from .machine import point
 
 if TYPE_CHECKING:
     from .machine import Machine
+    from .network import Network
 
 __all__ = ["Bubble"]
 
@@ -50,6 +51,11 @@ class Bubble:
         It begins at 946684800.0, midnight UTC 2000-01-01."""
         self._enter()
         return now()
+
+    @property
+    def network(self) -> Network:
+        """Its network, on which `goroutine.net.listen` and `goroutine.net.dial` work in it."""
+        return self._enter().network
 
     @types.coroutine
     def wait(self) -> Generator[Commit]:

@@ -40,7 +40,24 @@ Decision = tuple[str, int, int]
 
 
 class Strategy:
-    """How the choices of a bubble are made: `Random`, `PCT`, `Exhaustive`."""
+    """How the choices of a bubble are made: `Random`, `PCT`, `Exhaustive`, or one of your own.
+
+    An option of the kinds "next", "point" and "yield" is a goroutine, or a timer that is due;
+    the first is the default.
+
+    >>> class Last(testing.Strategy):
+    ...     name = "last"
+    ...     def choose(self, kind, options, current):
+    ...         return len(options) - 1
+    >>> async def main(bubble):
+    ...     words = []
+    ...     goroutine.go(words.append, "first")
+    ...     goroutine.go(words.append, "last")
+    ...     await bubble.wait()
+    ...     return words
+    >>> testing.run(main, strategy=Last())
+    ['last', 'first']
+    """
 
     name = ""
     one_seed = False  # all runs have the same, and ``begin`` says when there are enough

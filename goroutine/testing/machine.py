@@ -26,7 +26,7 @@ from _thread import get_ident
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Deadlock, GoroutinePanic
 from ..runtime import panic
@@ -43,6 +43,9 @@ from ..runtime.wait import check
 from .border import Steps
 from .choice import NEXT, POINT, YIELD, Chooser
 from .timers import Timers
+
+if TYPE_CHECKING:
+    from .network import Network
 
 __all__ = ["Machine", "point"]
 
@@ -64,8 +67,9 @@ class Machine:
     count = 1
     outcome: Any = None  # for those who ask whether the run is over
 
-    def __init__(self, chooser: Chooser) -> None:
+    def __init__(self, chooser: Chooser, seed: int) -> None:
         self.ident = get_ident()
+        self.seed = seed
         self.chooser = chooser
         self.choose = chooser.choose
         self.random = chooser.random
@@ -83,6 +87,16 @@ class Machine:
         self.remarks: list[str] = []  # on what went wrong in the end
         self.tick = 0
         self.over = object()  # unique to this run
+        self._network: Network | None = None
+
+    @property
+    def network(self) -> Network:
+        """Made when it is first asked for, and so inside."""
+        if self._network is None:
+            from .network import Network  # network needs this module
+
+            self._network = Network(self, self.seed)
+        return self._network
 
     @property
     def p(self) -> Machine:

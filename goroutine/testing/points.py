@@ -7,8 +7,7 @@ suspend first: on the thread of a bubble they give its machine the choice, on ev
 do what they always do. When no bubble runs the classes are what they were: a program outside
 of tests does not pay for it.
 
-`select` is a function, which programs import by its name: it stays the same function, with
-other code for the time.
+(select, which is no method, is in replaced.py.)
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from typing import Any
 from ..channel import Chan
 from ..runtime.goroutine import Goroutine
 from ..runtime.shared import bubbles, find
-from ..select import select
 from ..sync import Cond, Mutex, Once, RWMutex, Semaphore, WaitGroup
 from ..sync.rwmutex import Reader
 from ..time.channel import TimerChan
@@ -42,13 +40,6 @@ _OPERATIONS: tuple[tuple[type, tuple[str, ...]], ...] = (
     (Cond, ("wait",)),
     (Goroutine, ("__await__",)),
 )
-
-_select: Any = select
-
-_plain_select = types.FunctionType(
-    _select.__code__, _select.__globals__, "select", _select.__defaults__, _select.__closure__
-)
-_plain_select.__kwdefaults__ = _select.__kwdefaults__
 
 
 def _here() -> bool:
@@ -82,19 +73,6 @@ def _stop() -> Generator[Any]:
     yield point
 
 
-@types.coroutine
-def _pointed_select(*cases: Any, default: bool = False) -> Generator[Any, Any, Any]:
-    if _here():
-        yield point
-    return (yield from _plain_select(*cases, default=default))
-
-
-@types.coroutine
-def _other_code(*cases: Any, default: bool = False) -> Generator[Any, Any, Any]:
-    """What select does while bubbles run: among the names of its own module."""
-    return (yield from _pointed_select(*cases, default=default))
-
-
 def _with_point(plain: Any) -> Any:
     flags = plain.__code__.co_flags
     if flags & 0x80:  # CO_COROUTINE
@@ -111,12 +89,9 @@ def points() -> None:
     """From now on operations have points, in bubbles."""
     for cls, name, operation in _POINTED:
         setattr(cls, name, operation)
-    _select.__globals__["_pointed_select"] = _pointed_select
-    _select.__code__ = _other_code.__code__
 
 
 def no_points() -> None:
     """The last bubble is over."""
     for cls, name, operation in _PLAIN:
         setattr(cls, name, operation)
-    _select.__code__ = _plain_select.__code__

@@ -21,6 +21,7 @@ from .choice import Chooser, Decision, Replay, Strategy, strategy_of
 from .clock import real_clock, virtual_clock
 from .machine import Machine
 from .points import no_points, points
+from .replaced import original_functions, other_functions
 from .schedule import deviations, parse, text
 from .shrink import Failed
 from .shrink import shrink as simplest
@@ -43,12 +44,14 @@ def _bubbles() -> Iterator[None]:
             virtual_clock()
             bubble_locks()
             points()
+            other_functions()
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
             if not _inside:
+                original_functions()
                 no_points()
                 plain_locks()
                 real_clock()
@@ -142,7 +145,7 @@ def _run_once(
 ) -> tuple[Any, list[Decision], BaseException | None]:
     """One bubble: its result, its choices, its failure."""
     chooser = Chooser(strategy)
-    m = Machine(chooser)
+    m = Machine(chooser, seed)
     try:
         return m.run(fn, Bubble(m, seed)), chooser.trace, None
     except BaseException as failure:
