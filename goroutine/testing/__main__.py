@@ -13,6 +13,7 @@ from typing import Any
 
 from .choice import strategy_of
 from .running import run
+from .schedule import parse
 
 
 def main(arguments: list[str]) -> int:
@@ -30,6 +31,10 @@ def main(arguments: list[str]) -> int:
     try:
         strategy = strategy_of(options.strategy)
         fn = find(options.function)
+        if options.schedule is not None:
+            parse(options.schedule)
+        if options.runs < 1:
+            raise ValueError("--runs must be at least 1")
     except (AttributeError, ImportError, OSError, ValueError) as failure:
         parser.error(f"{type(failure).__name__}: {failure}")
     try:
