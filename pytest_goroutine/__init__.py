@@ -32,6 +32,8 @@ OTHERS = ("anyio", "asyncio", "curio", "trio", "twisted")
 EXCHANGED = pytest.StashKey[bool]()
 """Of an item: its function has been exchanged for one that runs it as a goroutine."""
 
+SETTINGS = ("bubble", "leaks", "machines", "runs", "seed", "strategy", "timeout")
+
 MARK = """\
 goroutine(machines=, seed=, timeout=, runs=, leaks=, bubble=, strategy=): run this async test as a \
 goroutine. machines: how many, or several numbers, to run it with each; seed, strategy, bubble: \
@@ -160,8 +162,7 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     definition = metafunc.definition
-    mark = definition.get_closest_marker("goroutine")
-    several = mark.kwargs.get("machines") if mark is not None else None
+    several = said_of(definition).get("machines")
     if several is None:
         several = metafunc.config.getoption("goroutine_machines")
         if several is None:
@@ -185,10 +186,29 @@ def _names(parametrize: pytest.Mark) -> list[str]:
     return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
 
+def said_of(item: pytest.Item) -> dict[str, Any]:
+    """What the marks say, of the test, its class and its module: the closest word counts."""
+    said: dict[str, Any] = {}
+    for mark in item.iter_markers("goroutine"):  # the closest comes first
+        said = {**mark.kwargs, **said}
+    return said
+
+
+def check_marks(item: pytest.Item) -> None:
+    for mark in item.iter_markers("goroutine"):
+        if mark.args:
+            raise pytest.UsageError(f"{item.nodeid}: the mark goroutine takes names only")
+        for name in mark.kwargs:
+            if name not in SETTINGS:
+                known = ", ".join(SETTINGS)
+                raise pytest.UsageError(
+                    f"{item.nodeid}: the mark goroutine takes {known}, not {name!r}"
+                )
+
+
 def in_bubble(item: pytest.Function) -> bool:
     """Whether the test is to run in a bubble."""
-    mark = item.get_closest_marker("goroutine")
-    said = mark.kwargs if mark is not None else {}
+    said = said_of(item)
     wanted = said.get("bubble")
     if wanted is not None:
         return bool(wanted)
@@ -207,6 +227,7 @@ def pytest_collection_finish(session: pytest.Session) -> Generator[None]:
 
         for item in ours:
             assert isinstance(item, pytest.Function)
+            check_marks(item)
             exchange(item)
         if not session.config.pluginmanager.has_plugin("goroutine-hooks"):
             session.config.pluginmanager.register(Hooks(), "goroutine-hooks")

@@ -44,8 +44,7 @@ def _without_command(state: State, notes: list[str]) -> list[str]:
         found = _SCHEDULE.search(note)
         if found is not None:
             state.shown = found[1]
-            note = _SCHEDULE.sub("", note).rstrip()
-        shown.append(note)
+        shown.append(_SCHEDULE.sub("", note).rstrip())
     return shown
 
 

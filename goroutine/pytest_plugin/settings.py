@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_goroutine import EXCHANGED, in_bubble, is_async
+from pytest_goroutine import EXCHANGED, in_bubble, is_async, said_of
 
 from ..runtime.settings import machine_count_of
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["State", "machines_of", "state_of"]
 
-KNOWN = ("bubble", "leaks", "machines", "runs", "seed", "strategy", "timeout")
-
 _key = pytest.StashKey["State"]()
 
 
@@ -26,17 +24,7 @@ class State:
     """Of one test, from its first fixture to its report."""
 
     def __init__(self, item: pytest.Function) -> None:
-        mark = item.get_closest_marker("goroutine")
-        said: dict[str, Any] = {}
-        for mark in reversed(list(item.iter_markers("goroutine"))):  # the closest comes last
-            said |= mark.kwargs
-            if mark.args:
-                raise pytest.UsageError(f"{item.nodeid}: the mark goroutine takes names only")
-        unknown = sorted(said.keys() - set(KNOWN))
-        if unknown:
-            raise pytest.UsageError(
-                f"{item.nodeid}: the mark goroutine takes {', '.join(KNOWN)}, not {unknown[0]!r}"
-            )
+        said = said_of(item)
         config = item.config
         self.item = item
         self.asynchronous = EXCHANGED in item.stash or is_async(item.obj)
@@ -114,8 +102,7 @@ def machines_of(item: pytest.Function) -> int:
     if number is None and item.funcargs:
         number = item.funcargs.get("goroutine_machines")  # type: ignore[assignment]
     if number is None:
-        mark = item.get_closest_marker("goroutine")
-        number = mark.kwargs.get("machines") if mark is not None else None
+        number = said_of(item).get("machines")
         several = item.config.getoption("goroutine_machines")
         if number is None and several is not None:
             number = several[0]
