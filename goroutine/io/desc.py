@@ -62,7 +62,7 @@ __all__ = ["CLOSED", "MOST_CHUNKS", "PollDesc", "close_fd"]
 CLOSED = "use of closed network connection"
 
 MOST_CHUNKS = 64
-"""Received chunks that may lie unread before receiving stops (back-pressure)."""
+"""Received chunks that may lie unread before receiving stops (back-pressure), by default."""
 
 _queue_lock = module_lock()
 

@@ -72,14 +72,22 @@ class Listener(PollDesc):
         "_waiting",
         "_warned",
         "address",
+        "most_pending",
     )
 
     def __init__(
-        self, fd: int, home: Machine, key: int, address: str, path: BoundPath | None = None
+        self,
+        fd: int,
+        home: Machine,
+        key: int,
+        address: str,
+        path: BoundPath | None = None,
+        backlog: int = 1 << 31,
     ) -> None:
         super().__init__(fd, home, key)
         self.address = address
         """Where it listens, as "host:port" with the port that was found for port 0, or a path."""
+        self.most_pending = min(backlog, MOST_PENDING)
         self._path = path
         self._lock = threading.Lock()
         self._waiting = WaitQueue()
@@ -102,7 +110,7 @@ class Listener(PollDesc):
                 g = self._waiting.take()
                 if g is None:
                     self.chunks.append(result)
-                    full = len(self.chunks) >= MOST_PENDING and not self.paused
+                    full = len(self.chunks) >= self.most_pending and not self.paused
             if g is not None:
                 hand(g, result)
             elif full:
@@ -145,7 +153,7 @@ class Listener(PollDesc):
         """Nobody takes what is accepted: leave the next ones to the kernel, whose queue has a
         bound. At home, as is `_go_on`; the lock, for those who take."""
         with self._lock:
-            if self.closed or self.paused or len(self.chunks) < MOST_PENDING:
+            if self.closed or self.paused or len(self.chunks) < self.most_pending:
                 return
             self.paused = True
         if not self.home.poller.direct:

@@ -19,7 +19,8 @@ desc by then, in front of all that the machine will receive.
 
 Two more things would bring completions into the ring behind sysmon's back. A full submission
 queue is submitted in the middle of a step: under the lock, with the flag put down. And a
-completion that hasn't been reaped: `begin` looks that there is none.
+completion that hasn't been reaped, also one that the kernel keeps back since the queue was
+full: `begin` looks that there is none.
 
 sysmon takes the place of the home machine towards a desc (desc.py): it leaves data there,
 sets ``news``, and wakes the reader, who goes to the global queue. It never prepares an SQE.
@@ -144,7 +145,8 @@ class UringRescue:
                 self.watch(desc)
         with self.lock:
             self.armed[0] = True
-            if still() and ring.cq_head[0] == ring.cq_tail[0]:
+            kept_back = ring.sq_flags[0] & abi.SQ_CQ_OVERFLOW
+            if still() and ring.cq_head[0] == ring.cq_tail[0] and not kept_back:
                 return True
             self.armed[0] = False
             return False

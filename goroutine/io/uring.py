@@ -24,6 +24,7 @@ from select import POLLRDHUP
 from typing import Any
 
 from ..runtime import shared
+from ..runtime.settings import receive_buffers, unread_bytes
 from . import ioring
 from .desc import MOST_CHUNKS, PollDesc, close_fd
 from .ioring import abi
@@ -74,6 +75,8 @@ class UringPoller:
         # Unique over all machines: a connection may be made on one and polled by another.
         self.keys = count(FIRST_KEY + number, machines)
         self.asleep = [False]
+        # Received chunks that may lie unread before receiving stops (back-pressure).
+        self.most_chunks = unread_bytes(MOST_CHUNKS << BUFFER_SHIFT) >> BUFFER_SHIFT
         self.ready = ready
         self.ring = _Ring(entries=1024, cq_entries=8192)
         self.ring.rescue = self.rescue = UringRescue(self)
@@ -83,7 +86,9 @@ class UringPoller:
                 # hasn't refuses every receive, when it is too late to turn to epoll.
                 text = "this kernel's io_uring is too old (6.0 is needed)"
                 raise OSError(errno.ENOSYS, text)
-            self.buffers = ioring.BufferRing(self.ring, 0, BUFFERS, 1 << BUFFER_SHIFT)
+            self.buffers = ioring.BufferRing(
+                self.ring, 0, receive_buffers(BUFFERS), 1 << BUFFER_SHIFT
+            )
             self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
             self.ring.close()
@@ -260,7 +265,7 @@ class UringPoller:
         bits = ring.enter_flags | abi.ENTER_GETEVENTS
         timed = bits | abi.ENTER_EXT_ARG
         timespec, timeout_ptr, timeout_size = ring.timespec, ring.timeout_ptr, ring.timeout_size
-        sq_tail, sq_head, sq_flags = ring.sq_tail, ring.sq_head, ring.sq_flags
+        sq_tail, sq_head = ring.sq_tail, ring.sq_head
         cq_head, cq_tail = ring.cq_head, ring.cq_tail
         cq_mask, cq_entries = ring.cq_mask, ring.cq_entries
         cqes, base = ring.ring_mm, ring.cq_offset
@@ -367,8 +372,8 @@ class UringPoller:
                     if not desc.closed:
                         self.arm(desc)
                 rearm.clear()
-            if sq_flags[0] & abi.SQ_CQ_OVERFLOW:
-                made += poll(0)  # the kernel kept some back: they fit now
+            # (If the kernel kept some back, because the queue was full, they come with the next
+            # enter, which does not sleep then.)
             return made
 
         return poll
@@ -380,7 +385,7 @@ class UringPoller:
         desc.news = True
         if desc.wake_reader():  # it parked meanwhile: it looks again
             return 1
-        if len(chunks) >= MOST_CHUNKS and not desc.paused and desc.armed:
+        if len(chunks) >= self.most_chunks and not desc.paused and desc.armed:
             self.pause(desc)
         return 0
 

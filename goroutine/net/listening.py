@@ -21,14 +21,14 @@ type Packets = Literal["udp", "udp4", "udp6", "unixgram"]
 
 
 @overload
-async def listen(network: Streams, address: Address) -> Listener: ...
+async def listen(network: Streams, address: Address, *, backlog: int = ...) -> Listener: ...
 @overload
-async def listen(network: Packets, address: Address) -> PacketConn: ...
+async def listen(network: Packets, address: Address, *, backlog: int = ...) -> PacketConn: ...
 @overload
-async def listen(network: str, address: Address) -> Any: ...
+async def listen(network: str, address: Address, *, backlog: int = ...) -> Any: ...
 
 
-async def listen(network: str, address: Address) -> Any:
+async def listen(network: str, address: Address, *, backlog: int = BACKLOG) -> Any:
     """Listen on ``address``: a `Listener`, or a `PacketConn` for datagrams.
 
     | network | address |
@@ -40,7 +40,9 @@ async def listen(network: str, address: Address) -> Any:
 
     An empty host listens everywhere ("tcp" and "udp": IPv6 and IPv4). Port 0 finds a free one:
     see `Listener.address`. The path of a Unix socket must not exist, and is removed when it is
-    closed, or at the end of the run. ``OSError`` names the address; ``ValueError`` for
+    closed, or at the end of the run. At most ``backlog`` connections wait in the kernel to be
+    accepted (it may allow fewer: net.core.somaxconn), and as many again, up to 256, here;
+    what happens to more is up to the kernel. ``OSError`` names the address; ``ValueError`` for
     another network, or what is no address. Go: net.Listen, net.ListenPacket.
 
     >>> async def main():
@@ -50,6 +52,8 @@ async def listen(network: str, address: Address) -> Any:
     '127.0.0.1'
     """
     current()
+    if backlog < 1:
+        raise ValueError(f"backlog must be at least 1, not {backlog}")
     family, kind = network_of(network)
     try:
         if family == socket.AF_UNIX:
@@ -63,7 +67,7 @@ async def listen(network: str, address: Address) -> Any:
             s.bind(where)
             path = BoundPath.of(s)
             if kind == socket.SOCK_STREAM:
-                s.listen(BACKLOG)
+                s.listen(backlog)
             name = format_address(s.getsockname())
         except BaseException:
             s.close()
@@ -80,7 +84,7 @@ async def listen(network: str, address: Address) -> Any:
         packets = PacketConn(s, m, key, path)
         m.poller.adopt(packets)
         return packets
-    listener = Listener(s.detach(), m, key, name, path)
+    listener = Listener(s.detach(), m, key, name, path, backlog)
     m.poller.attach(listener)
     return listener
 

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import warnings
 
-__all__ = ["check_gil", "machine_count_of"]
+__all__ = ["check_gil", "machine_count_of", "receive_buffers", "unread_bytes"]
 
 
 def machine_count_of(machines: int | None) -> int:
@@ -27,6 +27,28 @@ def machine_count_of(machines: int | None) -> int:
     if not 1 <= machines <= 1024:
         raise ValueError(f"machines must be between 1 and 1024, not {machines}")
     return machines
+
+
+def receive_buffers(default: int) -> int:
+    """How many buffers of 4 KiB a machine receives into, with io_uring: $GOROUTINE_BUFFERS."""
+    count = _number("GOROUTINE_BUFFERS", default, 16, 32768)
+    if count & (count - 1):
+        raise ValueError(f"GOROUTINE_BUFFERS must be a power of two, not {count}")
+    return count
+
+
+def unread_bytes(default: int) -> int:
+    """How much a connection may hold that nobody has read, with io_uring: $GOROUTINE_UNREAD."""
+    return _number("GOROUTINE_UNREAD", default, 4096, 1 << 30)
+
+
+def _number(name: str, default: int, least: int, most: int) -> int:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, not {text!r}")
+    return int(text)
 
 
 _warned = False

@@ -406,8 +406,8 @@ def test_much_data_for_who_does_not_read(run):
         got = []
 
         async def handler(conn):
+            await conn.read_exactly(1)
             conns.append(conn)
-            await conn.read()
             while not reads.is_set():
                 await goroutine.sleep(0.001)
             parts = []

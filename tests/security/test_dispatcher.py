@@ -136,6 +136,7 @@ class World:
         poller.accepts = set()
         poller.keys = iter(range(uring.FIRST_KEY, 1 << 30))
         poller.asleep = [False]
+        poller.most_chunks = MOST_CHUNKS
         poller.ready = self.ready
         poller.ring = Ring()
         poller.buffers = BUFFERS
