@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 from ..io.address import Address
 from ..net import Conn as NetConn
 from ..net import Listener as NetListener
-from ..net import listen as net_listen
+from ..net.listening import BACKLOG
+from ..net.listening import listen as net_listen
 from ..runtime.goroutine import describe
 from .conn import Conn
 from .connecting import want_stream
@@ -176,9 +177,10 @@ async def listen(
     context: ssl.SSLContext,
     *,
     handshake_timeout: float | None = PATIENCE,
+    backlog: int = BACKLOG,
 ) -> Listener:
     """Listen on ``address`` for connections with TLS. Networks, addresses and errors as for
-    `net.listen`, without those of datagrams; ``context`` as for `server`.
+    `net.listen`, without those of datagrams, and ``backlog``; ``context`` as for `server`.
 
     ``handshake_timeout``: see `Listener`. Go: tls.Listen.
 
@@ -192,5 +194,5 @@ async def listen(
     """
     want_stream(network)
     want_context(context)
-    inner = await net_listen(network, address)
+    inner = await net_listen(network, address, backlog=backlog)
     return Listener(inner, context, handshake_timeout=handshake_timeout)
