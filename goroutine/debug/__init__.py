@@ -12,5 +12,6 @@ Without a line of code:
 
 from .dumping import dump
 from .stats import Blocking, Counts, MachineStats, Stats, stats
+from .trace import Trace, trace
 
-__all__ = ["Blocking", "Counts", "MachineStats", "Stats", "dump", "stats"]
+__all__ = ["Blocking", "Counts", "MachineStats", "Stats", "Trace", "dump", "stats", "trace"]

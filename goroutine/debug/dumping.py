@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.dump import RUNNABLE, RUNNING, UNKNOWN, Frame, Look, look, render
-from ..runtime.machine import Machine
+from ..runtime.machine import LOOPS
 from ..runtime.scheduler import running as run
 from ..runtime.shared import machine_or_none
 
@@ -62,7 +62,7 @@ def _own_frames() -> list[Frame]:
     """Of the calling goroutine, outermost first."""
     frames: list[Frame] = []
     frame = sys._getframe(1)
-    while frame.f_code is not Machine.loop.__code__ and frame.f_back is not None:
+    while frame.f_code not in LOOPS and frame.f_back is not None:
         frames.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     frames.reverse()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..runtime.panic import print_report
 
@@ -21,6 +21,8 @@ class Options(NamedTuple):
     sigusr1: int = 0
     stuck: int = 100
     """Milliseconds that a goroutine may keep a machine before it is named; 0: for ever."""
+    trace: str = ""
+    """The file."""
 
 
 _MOST = {"schedtrace": 86_400_000, "stuck": 86_400_000}
@@ -53,11 +55,15 @@ def parse(text: str) -> tuple[Options, list[str]]:
             known = ", ".join(Options._fields)
             complaints.append(f"there is no option {name!r}; there are {known}")
             continue
+        if name == "trace":
+            options = options._replace(trace=value)
+            continue
         most = _MOST.get(name, 1)
         # (int() takes more than digits: signs, underscores, spaces.)
         if not (value.isascii() and value.isdigit()) or int(value) > most:
             wanted = "0 or 1" if most == 1 else f"a number of milliseconds, at most {most}"
             complaints.append(f"{name} must be {wanted}, not {value!r}")
             continue
-        options = options._replace(**{name: int(value)})
+        number: dict[str, Any] = {name: int(value)}
+        options = options._replace(**number)
     return options, complaints

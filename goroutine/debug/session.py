@@ -6,8 +6,11 @@ from contextlib import ExitStack
 from math import inf
 from typing import TYPE_CHECKING
 
+from ..runtime.panic import print_report
 from .options import read
 from .signals import Handlers
+from .trace import MOST, Trace
+from .trace_run import attend
 
 if TYPE_CHECKING:
     from ..runtime.scheduler import Runtime
@@ -36,4 +39,10 @@ def begin(runtime: Runtime) -> ExitStack:
             from .server import Server
 
             session.enter_context(Server(runtime))
+        if options.trace:
+            try:
+                session.enter_context(Trace(options.trace, MOST))
+            except (OSError, RuntimeError) as failure:
+                print_report(f"goroutine: GOROUTINE_DEBUG: no trace: {failure}")
+        session.enter_context(attend(runtime))
         return session.pop_all()

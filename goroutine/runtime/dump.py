@@ -21,7 +21,19 @@ from .frames import chain, line_of
 from .goroutine import Goroutine, describe
 from .since import parked_since
 
-__all__ = ["RUNNABLE", "RUNNING", "UNKNOWN", "Look", "dump", "look", "render", "stack", "waits_for"]
+__all__ = [
+    "RUNNABLE",
+    "RUNNING",
+    "UNKNOWN",
+    "Look",
+    "dump",
+    "look",
+    "ours",
+    "reason",
+    "render",
+    "stack",
+    "waits_for",
+]
 
 # Code object -> what a goroutine that waits in it waits for. Go: waitReason.
 _reasons: dict[Any, str] = {}
@@ -35,6 +47,16 @@ def waits_for(reason: str, *functions: Callable[..., Any]) -> None:
     """Declare what a goroutine waits for that is parked in one of the functions."""
     for fn in functions:
         _reasons[fn.__code__] = reason
+
+
+def reason(code: CodeType) -> str:
+    """What is waited for in this code; "" if that was not declared."""
+    return _reasons.get(code, "")
+
+
+def ours(code: CodeType) -> bool:
+    """Whether it is of this package."""
+    return code.co_filename.startswith(_PACKAGE)
 
 
 Frame = tuple[CodeType, int]

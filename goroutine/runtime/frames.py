@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import Any
 
-__all__ = ["DEPTH", "chain", "inside", "line_of"]
+__all__ = ["DEPTH", "chain", "deeper", "inside", "line_of"]
 
 DEPTH = 100
 """The most frames of one goroutine."""
@@ -61,6 +61,11 @@ def _inner(wrapper: Any) -> Any:
     return next((it for it in gc.get_referents(wrapper) if isinstance(it, inner)), None)
 
 
+def deeper(it: Any) -> Any:
+    """What is inside of steps that are neither a generator nor a coroutine; None if unknown."""
+    return _inner(it) if type(it) in _WRAPPERS else getattr(it, "_it", None)
+
+
 def inside(it: Any) -> Any:
     """The outermost generator or coroutine of a goroutine's steps, or whatever it is; no frame
     is touched."""
@@ -70,10 +75,10 @@ def inside(it: Any) -> Any:
             return it
         if kind in _WRAPPERS:
             return _inner(it)
-        deeper = getattr(it, "_it", None)  # InContext and its like
-        if deeper is None:
+        within = getattr(it, "_it", None)  # InContext and its like
+        if within is None:
             return it
-        it = deeper
+        it = within
 
 
 def chain(steps: Any) -> list[tuple[CodeType, int]]:
@@ -104,10 +109,8 @@ def chain(steps: Any) -> list[tuple[CodeType, int]]:
                 break
             places.append((it.ag_code, frame.f_lasti))
             it = it.ag_await
-        elif kind in _WRAPPERS:
-            it = _inner(it)
         else:
-            it = getattr(it, "_it", None)
+            it = deeper(it)
         frame = None
     return places
 

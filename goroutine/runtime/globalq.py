@@ -23,7 +23,7 @@ __all__ = ["GlobalQueue"]
 class GlobalQueue:
     """FIFO of runnable goroutines that belong to no processor."""
 
-    __slots__ = ("_lock", "_queue")
+    __slots__ = ("__dict__", "_lock", "_queue")  # a trace puts a `put` of its own before ours
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

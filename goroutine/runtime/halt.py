@@ -33,6 +33,10 @@ From then on nothing executes but the goroutines that were seen inside, which `c
 those are left alone. Goroutines may still be made, and made ready, and the kernel and
 timers go on. Only at the very end of a run does somebody else touch frames: the starting thread
 closes what is left, after `finish`.
+
+In the same way machines are told to change something about themselves, which is theirs alone to
+touch: their lists are emptied, and are filled again by each itself, when it has come to `wait`
+and made the change. Nobody waits for that.
 """
 
 from __future__ import annotations
@@ -68,7 +72,7 @@ Running = dict[int, "Machine"]
 class Halt:
     """Of one run."""
 
-    __slots__ = ("_lock", "_looking", "_over", "_runtime", "_waiting")
+    __slots__ = ("_change", "_due", "_lock", "_looking", "_over", "_runtime", "_waiting")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -76,12 +80,43 @@ class Halt:
         self._waiting: dict[int, bool] = {}  # numbers of machines
         self._over = False
         self._looking = False
+        self._change: Callable[[Machine], object] | None = None
+        self._due: set[int] = set()  # numbers of machines that have to make it
 
     def wait(self, m: Machine) -> None:
         """Until it is over. Called by a machine whose ``turns`` are empty, between passes."""
         self._waiting[m.id] = True
+        change = None
         with self._lock:
             del self._waiting[m.id]
+            if m.id in self._due:
+                self._due.remove(m.id)
+                m.turns.extend(_turns())  # nobody else has, under the lock
+                change = self._change
+        if change is not None:
+            change(m)
+
+    def begin(self, m: Machine) -> None:
+        """The machine begins: in the way that the others were told to change to."""
+        if self._change is not None:
+            self._change(m)
+
+    def change(self, change: Callable[[Machine], object]) -> None:
+        """Have each machine call ``change(m)`` before its next step, outside its loop; those that
+        are yet to come, when they begin. Of several such calls a machine may see the last alone.
+        From any thread."""
+        if get_ident() == threading.main_thread().ident:
+            _elsewhere(lambda: self._tell(change))
+        else:
+            self._tell(change)
+
+    def _tell(self, change: Callable[[Machine], object]) -> None:
+        # Who sleeps is left asleep: it comes by when it has something to do.
+        with self._lock:
+            self._change = change
+            for m in list(self._runtime.machines):
+                self._due.add(m.id)
+                m.turns.clear()
 
     def active(self) -> bool:
         """Whether machines may be standing still on this account."""
@@ -116,7 +151,8 @@ class Halt:
                 return look(self._settle(stopped, asking))
             finally:
                 for m in stopped:
-                    m.turns.extend(_turns())
+                    if m.id not in self._due:
+                        m.turns.extend(_turns())
                 self._looking = False
 
     def _settle(self, stopped: list[Machine], asking: Machine | None) -> Running | None:

@@ -34,9 +34,10 @@ from .wait import check
 
 if TYPE_CHECKING:
     from ..io.poller import Poller
+    from .probe import Probe
     from .scheduler import Runtime
 
-__all__ = ["Machine"]
+__all__ = ["LOOPS", "Machine"]
 
 SLICE = 61
 """Steps between two looks at the global queue, the timers and the poller. Go: schedtick % 61."""
@@ -79,6 +80,7 @@ class Machine:
         "p",
         "parks",
         "poller",
+        "probe",
         "random",
         "ready",
         "runtime",
@@ -117,6 +119,7 @@ class Machine:
         self.done = self.parks = self.searches = 0
         self.spins = 10e-6  # seconds to spin: doubled when it pays, halved when it doesn't
         self.unused_spins = 0
+        self.probe: Probe | None = None  # while it is traced: traced.py
 
     def wake(self) -> None:
         """Wake it from its sleep; only for whoever took it out of ``idle``."""
@@ -146,14 +149,13 @@ class Machine:
 
     def run(self) -> None:
         """Step goroutines until the run is over. Called once, by the machine's thread."""
-        loop = self.loop
         while True:
             base = self.base = self.context = Context()
-            left = base.run(loop)
+            left = base.run(self.loop)  # another one while it is traced
             if left is None:
                 return
             g, commit = left
-            if commit is _FINISHED:
+            if g is None or commit is _FINISHED:
                 continue
             # The step of g set a context variable: the context is g's own from here on. It
             # has been left by now, so that g may be stepped elsewhere once it is published.
@@ -168,8 +170,9 @@ class Machine:
                 except BaseException as failure:
                     self.escaped(g, failure)
 
-    def loop(self) -> tuple[Goroutine[Any], Commit | None] | None:
-        """Passes, until the run is over (None) or a step has dirtied the base context."""
+    def loop(self) -> tuple[Goroutine[Any] | None, Commit | None] | None:
+        """Passes, until the run is over (None), a step has dirtied the base context, or there
+        was a halt (no goroutine). traced.py has a copy, which a test keeps alike."""
         p, base = self.p, self.base
         batch, runnext, timers = p.batch, p.runnext, p.timers
         popleft, append, take_next = batch.popleft, batch.append, runnext.popleft
@@ -278,7 +281,9 @@ class Machine:
                 self.done = done = done + SLICE
             self.g = g = None
             if not turns:
+                self.done = done
                 self.runtime.halt.wait(self)
+                return None, None
 
     # -- looking for work -----------------------------------------------------------------
 
@@ -466,6 +471,10 @@ class Machine:
             g.wake_joiners()
             return
         self.runtime.panicked(g, failure)
+
+
+LOOPS = {Machine.loop.__code__}
+"""Code of the loops: below them, on a machine's stack, are the frames of what it runs."""
 
 
 @cache

@@ -202,6 +202,7 @@ class Runtime:
                 for other in self.machines:
                     if other is not m:
                         m.stealers.append((other.p.stealer(), other))
+                self.halt.begin(m)
                 m.run()
         except BaseException as failure:  # an error of the runtime itself
             failure.add_note(f"goroutine: machine {number} failed; this is a bug in goroutine")

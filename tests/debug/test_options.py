@@ -24,6 +24,7 @@ def nothing_told_yet(monkeypatch):
         ("leaks=1", Options(leaks=1)),
         ("leaks=0", Options()),
         (" schedtrace = 1000 , scheddetail=1,", Options(schedtrace=1000, scheddetail=1)),
+        ("trace=/tmp/a b.json,leaks=1", Options(trace="/tmp/a b.json", leaks=1)),
         ("dump=1,sigusr1=1,leaks=1", Options(dump=1, sigusr1=1, leaks=1)),
         ("leaks=1,leaks=0", Options()),
         ("stuck=0", Options(stuck=0)),
@@ -74,7 +75,7 @@ def test_told_once_a_line_for_each(monkeypatch, capsys):
     assert start(main, machines=1) == 1
     assert capsys.readouterr().err == (
         "goroutine: GOROUTINE_DEBUG: there is no option 'foo';"
-        " there are dump, leaks, scheddetail, schedtrace, sigusr1, stuck\n"
+        " there are dump, leaks, scheddetail, schedtrace, sigusr1, stuck, trace\n"
         "goroutine: GOROUTINE_DEBUG: leaks must be 0 or 1, not 'x'\n"
     )
 
