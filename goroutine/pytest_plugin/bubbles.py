@@ -29,7 +29,7 @@ class CurrentBubble:
         self._now: Bubble | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if self._now is None:
+        if self._now is None and hasattr(Bubble, name):
             raise RuntimeError("the bubble is there while the test runs, and not before")
         return getattr(self._now, name)
 

@@ -58,7 +58,7 @@ def stand_in(
     if machine_or_none() is not None:
         if not asynchronous:
             return None
-        raise RuntimeError(
+        return _refused(
             f"the async fixture {name!r} can't be made inside of a run: ask for it as an argument,"
             " not by request.getfixturevalue()"
         )
@@ -79,10 +79,9 @@ def stand_in(
         return None
     if state.bubble:
         scope = f" of scope {fixturedef.scope}" if fixturedef.scope != "function" else ""
-        pytest.fail(
+        return _refused(
             f"the async fixture {name!r}{scope} would be outside of the bubble that the test runs"
-            " in: an async fixture of function scope, in an async test, is inside",
-            pytrace=False,
+            " in: an async fixture of function scope, in an async test, is inside"
         )
 
     def live(**kwargs: Any) -> Generator[Any]:
@@ -93,6 +92,15 @@ def stand_in(
             made.end(state)
 
     return live
+
+
+def _refused(why: str) -> Callable[..., Any]:
+    """(pytest wants to hear it from the fixture.)"""
+
+    def refused(**_: Any) -> None:
+        pytest.fail(why, pytrace=False)
+
+    return refused
 
 
 def _bound(fn: Any, request: pytest.FixtureRequest) -> Callable[..., Any]:

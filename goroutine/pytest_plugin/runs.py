@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -209,4 +210,12 @@ def verdict(failure: BaseException, end: End) -> BaseException:
         if not isinstance(cause, (pytest.fail.Exception, pytest.skip.Exception)):
             cause.add_note(panicked(failure))
         return cause
+    failure.__traceback__ = theirs(failure.__traceback__)
     return failure
+
+
+def theirs(tb: TracebackType | None) -> TracebackType | None:
+    """A traceback without our own frames at its head."""
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(PACKAGES):
+        tb = tb.tb_next
+    return tb

@@ -10,13 +10,19 @@ from goroutine import chan, current, go, gosched, machines, sleep
 """
 
 
-def session(pytester, source, *options, ini="", marked=True):
+OTHERS = ("anyio", "asyncio", "hypothesispytest", "run-parallel", "xdist")
+"""Plugins that may be installed, and are to take no part."""
+
+
+def session(pytester, source, *options, ini="", marked=True, beside=(), run=None):
     """Run the tests in ``source``. What it gives has assert_outcomes() and stdout."""
     pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}\n")
     head = HEAD + ("pytestmark = pytest.mark.goroutine\n" if marked else "")
     path = pytester.makepyfile(test_it="")
     path.write_text(head + source)
-    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *options)
+    without = [option for name in OTHERS if name not in beside for option in ("-p", f"no:{name}")]
+    run = run or pytester.runpytest_inprocess
+    return run("-p", "no:cacheprovider", *without, *options)
 
 
 def shows(result, *lines):

@@ -12,21 +12,20 @@ def test_a_marked_test_is_the_main_goroutine_of_a_run_of_its_own(pytester):
     result = session(
         pytester,
         """
-        seen = []
+seen = []
 
-        async def test_one(tmp_path):
-            seen.append(current())
-            assert current().id == 1
-            assert tmp_path.exists()
+async def test_one(tmp_path):
+    seen.append(current())
+    assert current().id == 1
+    assert tmp_path.exists()
 
-        @pytest.mark.parametrize("x", [1, 2])
-        async def test_two(x):
-            await sleep(0.001)
-            assert current().id == 1
-            assert current() not in seen
-            assert x in (1, 2)
-        """.replace("\n        ", "\n"),
-        marked=True,
+@pytest.mark.parametrize("x", [1, 2])
+async def test_two(x):
+    await sleep(0.001)
+    assert current().id == 1
+    assert current() not in seen
+    assert x in (1, 2)
+""",
     )
     result.assert_outcomes(passed=3)
 

@@ -1,0 +1,190 @@
+"""Tests that run in a bubble."""
+
+import re
+
+from plugin_support import session, shows
+
+pytest_plugins = ["pytester"]
+
+SOURCE = """
+async def order():
+    "Who comes first of three: any order may be."
+    came = []
+
+    async def come(n):
+        await gosched()
+        came.append(n)
+
+    for g in [go(come, n) for n in range(3)]:
+        await g
+    return came
+"""
+
+
+def test_what_asks_for_a_bubble_runs_in_one(pytester):
+    result = session(
+        pytester,
+        """
+from goroutine import time
+
+@pytest.fixture
+async def ticker(bubble):
+    ticker = time.Ticker(60)
+    yield ticker
+    assert bubble.now() == 946684800.0 + 3600
+    ticker.stop()
+
+@pytest.fixture
+def begun(bubble):
+    with pytest.raises(RuntimeError, match="there while the test runs"):
+        bubble.now()
+    return lambda: bubble.now()
+
+async def test_fixture(bubble, ticker, begun):
+    assert bubble.now() == begun() == await_now()
+    assert await ticker.channel.recv() == 946684800.0 + 60
+    await bubble.sleep(3540)
+
+def await_now():
+    return time.now()
+
+@pytest.mark.goroutine(seed=5)
+async def test_seed(goroutine_seed):
+    assert goroutine_seed == 5
+    await sleep(3600)
+    assert time.now() == 946684800.0 + 3600
+
+@pytest.mark.goroutine(bubble=True, machines=(1, 2))
+async def test_mark():
+    await sleep(3600)
+    assert time.now() == 946684800.0 + 3600
+
+def test_plain(goroutine_run, bubble):
+    async def main():
+        await bubble.sleep(3600)
+        return bubble.now()
+    assert goroutine_run(main) == 946684800.0 + 3600
+
+@pytest.mark.goroutine(bubble=False)
+async def test_not():
+    assert time.now() > 1e9
+""",
+    )
+    result.assert_outcomes(passed=5)
+
+
+def test_a_failure_names_its_seed_and_schedule_and_comes_again(pytester):
+    source = (
+        SOURCE
+        + """
+@pytest.mark.goroutine(runs=200)
+async def test_it(bubble, goroutine_seed):
+    assert bubble.seed == goroutine_seed
+    came = await order()
+    print("came", came, "with", bubble.seed)
+    assert came != [1, 0, 2]
+"""
+    )
+    result = session(pytester, source, "--goroutine-seed=1")
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    again = re.search(r"again: pytest test_it.py::test_it (\S+) (\S+)\n", text)
+    assert again is not None
+    seed = int(again[1].partition("=")[2])
+    shows(result, f"seed {seed}, run {seed} of 200, in a bubble")
+    assert "testing.run" not in text
+    assert "python -m goroutine.testing" not in text
+    for options in (again.groups()[:1], again.groups()):
+        result = session(pytester, source, *options, "-s")
+        result.assert_outcomes(failed=1)
+        shows(result, f"came [[]1, 0, 2[]] with {seed}")
+
+
+def test_all_seeds_of_its_runs_are_good(pytester):
+    result = session(
+        pytester,
+        SOURCE
+        + """
+seen = set()
+
+@pytest.mark.goroutine(seed=1, runs=50)
+async def test_it():
+    seen.add(tuple(await order()))
+
+def test_seen():
+    assert len(seen) == 6
+
+@pytest.mark.goroutine(strategy="pct", runs=2)
+async def test_strategy():
+    await order()
+""",
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_deadlock_leak_panic_and_time_out(pytester):
+    result = session(
+        pytester,
+        """
+async def test_deadlock(bubble):
+    await chan().recv()
+
+async def test_left(bubble):
+    go(chan().recv())
+
+async def fail():
+    assert 1 == 2
+
+async def test_panic(bubble):
+    go(fail)
+    await chan().recv()
+
+@pytest.mark.goroutine(timeout=0.1)
+async def test_computes(bubble):
+    while True:
+        pass
+
+async def test_after():
+    assert current().id == 1
+""",
+    )
+    result.assert_outcomes(failed=4, passed=1)
+    shows(
+        result,
+        "deadlock: all goroutines in bubble are blocked",
+        "in test_deadlock",
+        "blocked goroutines remain",
+        "created by test_it.test_left",
+        "E * assert 1 == 2",
+        "E * panic in goroutine * (test_it.fail)",
+        "timed out after 0.1 s",
+        "in test_computes",
+    )
+
+
+def test_an_async_fixture_outside_of_the_bubble_is_refused(pytester):
+    result = session(
+        pytester,
+        """
+@pytest.fixture(scope="module")
+async def wide():
+    return 1
+
+@pytest.fixture
+async def narrow():
+    return 1
+
+async def test_wide(bubble, wide): pass
+
+def test_plain(bubble, narrow): pass
+
+async def test_good(bubble, narrow):
+    assert narrow == 1
+""",
+    )
+    result.assert_outcomes(errors=2, passed=1)
+    shows(
+        result,
+        "the async fixture 'wide' of scope module would be outside of the bubble",
+        "the async fixture 'narrow' would be outside of the bubble",
+    )
