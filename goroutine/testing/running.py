@@ -13,6 +13,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
 
+from ..errors import Deadlock, GoroutinePanic
 from ..runtime.fork import module_lock
 from ..runtime.shared import bubbles, machines
 from .border import bubble_locks, plain_locks
@@ -90,6 +91,7 @@ def run[T](
     >>> testing.run(main)
     946688400.0
     """
+    __tracebackhide__ = True
     _check_thread()
     if not callable(fn):
         raise TypeError(f"run() takes an async def function, not {type(fn).__name__}")
@@ -98,6 +100,7 @@ def run[T](
     chosen = strategy_of(strategy) if schedule is None else Replay(parse(schedule))
     if seed is None:
         seed = _any_seed()
+    chosen.reset()
     result: Any = None
     with _bubbles():
         for number in count() if chosen.one_seed else range(runs):
@@ -149,16 +152,17 @@ def _run_once(
     try:
         return m.run(fn, Bubble(m, seed)), chooser.trace, None
     except BaseException as failure:
-        failure.__traceback__ = _clean(failure.__traceback__)
+        failure.__traceback__ = _clean(failure)
         return None, chooser.trace, failure
 
 
-def _clean(tb: TracebackType | None) -> TracebackType | None:
-    """A traceback without our own frames at its head, if any others are in it."""
-    whole = tb
+def _clean(failure: BaseException) -> TracebackType | None:
+    """Its traceback without our own frames at its head. (None are left of what a bubble itself
+    has to say; an error of ours keeps them.)"""
+    whole = tb = failure.__traceback__
     while tb is not None and tb.tb_frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         tb = tb.tb_next
-    return tb or whole
+    return tb if tb is not None or isinstance(failure, (Deadlock, GoroutinePanic)) else whole
 
 
 _PACKAGE = __name__.rpartition(".")[0] + "."

@@ -42,8 +42,7 @@ class _Way:
     def __init__(self, network: Network, place: Place) -> None:
         self.network = network
         self.place = place  # to which both belong that can be cut
-        self.travelling: deque[tuple[float, bytes | None]] = deque()
-        self.last = 0.0  # when the last of it arrives
+        self.travelling: deque[tuple[float, bytes | None]] = deque()  # each not before its time
         self.arrived = bytearray()
         self.size = 0  # of both
         self.timer: Timer | None = None
@@ -58,14 +57,13 @@ class _Way:
         self.writing = Mutex()
 
     def send(self, data: bytes | None) -> None:
-        self.last = max(self.last, self.network.m.clock + self.network.travel_time())
-        self.travelling.append((self.last, data))
+        self.travelling.append((self.network.m.clock + self.network.travel_time(), data))
         if data:
             self.size += len(data)
         self.pump()
 
     def pump(self) -> None:
-        """Let arrive what has travelled long enough."""
+        """Let arrive what has travelled long enough, and what came before it."""
         if self.network.is_cut(self.place):
             return
         travelling, now = self.travelling, self.network.m.clock

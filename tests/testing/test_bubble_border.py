@@ -222,12 +222,13 @@ def test_who_is_woken_from_outside_stays_where_it_is():
 
 
 def test_who_waits_outside_for_a_goroutine_of_a_bubble_is_woken():
-    inside = []
+    inside, bubble_thread = [], threading.get_ident()
     begun, done = threading.Event(), []
 
     async def program():
         begun.set()
         done.append(await inside[0])
+        done.append(threading.get_ident() != bubble_thread)
 
     async def main(bubble):
         async def child():
@@ -246,7 +247,7 @@ def test_who_waits_outside_for_a_goroutine_of_a_bubble_is_woken():
     t = threading.Thread(target=lambda: goroutine.start(program, machines=1))
     assert testing.run(main, shrink=False) == "result"
     t.join(10)
-    assert done == ["result"]
+    assert done == ["result", True]  # and runs where it belongs
 
 
 # -- nesting ---------------------------------------------------------------------------------------

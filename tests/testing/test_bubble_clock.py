@@ -190,6 +190,27 @@ def test_after_func():
     assert testing.run(main, runs=10) == 3
 
 
+def test_a_timer_that_is_due_can_still_be_stopped():
+    """By another one that goes off at the same time."""
+
+    async def main(bubble):
+        rung, stopped, timers = [], [], []
+
+        def ring(n):
+            rung.append(n)
+            stopped.append(timers[1 - n].stop())
+
+        timers.append(time.after_func(1, lambda: ring(0)))
+        timers.append(time.after_func(1, lambda: ring(1)))
+        await bubble.sleep(1)
+        assert len(rung) == 2 - any(stopped)
+        seen.add(tuple(rung))
+
+    seen = set()
+    testing.run(main, strategy="exhaustive")
+    assert seen == {(0,), (1,), (0, 1), (1, 0)}
+
+
 def test_deadlines_of_contexts():
     async def main(bubble):
         outer = context.with_timeout(context.background(), 10)

@@ -228,6 +228,8 @@ def test_wrong_settings(options):
         testing.Exhaustive(**options)
     with pytest.raises(ValueError, match="depth must be at least 1, not 0"):
         testing.PCT(depth=0)
+    with pytest.raises(ValueError, match="choices must be at least 1, not 0"):
+        testing.PCT(choices=0)
 
 
 # -- bugs that are known ---------------------------------------------------------------------------
@@ -355,6 +357,31 @@ def test_a_seed_is_a_run_in_another_process_too():
     log = []
     testing.run(lambda bubble: busy(bubble, log), seed=3)
     assert printed == {f"{log}\n"}
+
+
+@pytest.mark.parametrize("strategy", ["random", "pct"])
+def test_the_runs_before_do_not_matter(strategy):
+    """Else a seed would not be enough to see again what the third of a hundred runs did."""
+    logs = []
+
+    async def main(bubble):
+        log = []
+        logs.append(log)
+        await busy(bubble, log)
+
+    testing.run(main, seed=1, runs=5, strategy=strategy)
+    for seed in range(1, 6):
+        testing.run(main, seed=seed, strategy=strategy)
+    assert logs[:5] == logs[5:]
+
+
+def test_a_search_can_be_made_again():
+    every = testing.Exhaustive()
+    numbers = []
+    for _ in range(2):
+        testing.run(buggy.update, strategy=every)
+        numbers.append(every.schedules)
+    assert numbers[0] == numbers[1] > 1
 
 
 def test_any_schedule_is_a_run():
