@@ -1,7 +1,10 @@
 """A session of pytest inside of a test, with the plugin."""
 
-import goroutine.pytest_plugin.bubbles
-import goroutine.pytest_plugin.calls  # noqa: F401 (pytester forgets what was imported inside)
+from unittest.mock import patch
+
+# (pytester forgets what was imported inside.)
+import goroutine.pytest_plugin.bubbles  # noqa: F401
+from goroutine.pytest_plugin import carrier, runs
 
 HEAD = """
 import pytest
@@ -22,7 +25,8 @@ def session(pytester, source, *options, ini="", marked=True, beside=(), run=None
     path.write_text(head + source)
     without = [option for name in OTHERS if name not in beside for option in ("-p", f"no:{name}")]
     run = run or pytester.runpytest_inprocess
-    return run("-p", "no:cacheprovider", *without, *options)
+    with patch.multiple(runs, GRACE=0.3, PATIENCE=0.3), patch.object(carrier, "GRACE", 0.3):
+        return run("-p", "no:cacheprovider", *without, *options)
 
 
 def shows(result, *lines):
