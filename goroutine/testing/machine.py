@@ -33,7 +33,7 @@ from ..runtime import panic
 from ..runtime.dump import dump
 from ..runtime.exit import GoExit
 from ..runtime.goroutine import Goroutine, close_steps
-from ..runtime.machine import _FOREIGN, _Throwing
+from ..runtime.machine import _FOREIGN, LOOPS, _Throwing
 from ..runtime.park import ready
 from ..runtime.scheduler import inject
 from ..runtime.shared import bubbles, machines
@@ -88,6 +88,10 @@ class Machine:
         self.tick = 0
         self.over = object()  # unique to this run
         self._network: Network | None = None
+        # For debug.dump:
+        self.halt = self.sysmon = self.globalq = self.ring = _AtRest(self)
+        self.batch = self.runnable
+        self.runnext = self.yielded = ()
 
     @property
     def network(self) -> Network:
@@ -144,6 +148,10 @@ class Machine:
         g._owner = self.goroutines
         self.goroutines.add(g)
         self.runnable.append(g)
+
+    def homes(self) -> list[set[Goroutine[Any]]]:
+        """The sets that keep the goroutines alive."""
+        return [self.goroutines]
 
     # -- a run ------------------------------------------------------------------------------
 
@@ -326,6 +334,25 @@ class Machine:
             pass
         except BaseException as failure:
             self.remarks.append(f"while closing goroutine {g.id}: {panic.title(failure)}")
+
+
+LOOPS.add(Machine.step.__code__)
+
+
+class _AtRest:
+    """What there is of a run's halt, sysmon and other queues: nothing else runs, ever."""
+
+    def __init__(self, m: Machine) -> None:
+        self._m = m
+
+    def call(self, fn: Callable[[dict[int, Any]], Any] = len) -> Any:
+        return fn({id(self._m.g): self._m})
+
+    def quiet_since(self) -> None:
+        return None
+
+    def snapshot(self) -> tuple[()]:
+        return ()
 
 
 def _advance(g: Goroutine[Any]) -> Any:

@@ -7,7 +7,18 @@ import weakref
 import pytest
 
 import goroutine
-from goroutine import Canceled, Deadlock, GoroutinePanic, Group, chan, go, gosched, sleep, testing
+from goroutine import (
+    Canceled,
+    Deadlock,
+    GoroutinePanic,
+    Group,
+    chan,
+    debug,
+    go,
+    gosched,
+    sleep,
+    testing,
+)
 from goroutine.runtime.shared import bubbles, machines
 from goroutine.runtime.spawn import spawners
 from goroutine.sync import Cond, Mutex, Semaphore, WaitGroup
@@ -180,6 +191,23 @@ def test_what_fails_while_closing_is_noted():
     with pytest.raises(LookupError) as caught:
         testing.run(main)
     assert "while closing goroutine 2: ValueError: cannot tidy up" in caught.value.__notes__
+
+
+def test_a_dump():
+    async def main(bubble):
+        go(sleep, 1)
+        await bubble.wait()
+        go(gosched)
+        text = debug.dump()
+        await sleep(1)
+        return text
+
+    text = testing.run(main)
+    assert "goroutine 1 [running]:" in text
+    assert "testing.run(main)" not in text  # the stack ends where the bubble begins
+    assert "text = debug.dump()" in text
+    assert "goroutine 2 [sleep]:" in text
+    assert "goroutine 3 [runnable]:" in text
 
 
 # -- the end ---------------------------------------------------------------------------------------

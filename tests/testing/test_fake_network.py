@@ -542,6 +542,39 @@ def test_a_real_program_beside_it_has_the_real_network():
     assert addresses == ["goroutine.io.conn"]
 
 
+def test_tls_over_it(monkeypatch):
+    """Over any stream; here one that is slow and in pieces."""
+    import ssl
+    from pathlib import Path
+
+    from goroutine import tls
+
+    pem = Path(__file__).parent.parent / "tls" / "pem"
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(pem / "server.pem", pem / "server.key")
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+
+    async def main(bubble):
+        bubble.network.delay = 0.25
+        bubble.network.partial = True
+        a, b = bubble.network.pipe()
+
+        async def serves():
+            async with await tls.server(b, serving) as conn:
+                await conn.write(await conn.read_exactly(5))
+                await conn.read()
+
+        go(serves)
+        async with await tls.client(a, trusting) as conn:
+            await conn.write(b"hello")
+            assert await conn.read_exactly(5) == b"hello"
+        await bubble.sleep(60)  # closing takes its time
+
+    testing.run(main, seed=1, runs=3)
+
+
 # -- what it is for --------------------------------------------------------------------------------
 
 
