@@ -102,8 +102,17 @@ async def fixture():
     finally:
         cleaned.append(1)
 
+@pytest.fixture
+async def inner(fixture):
+    try:
+        yield
+    finally:
+        cleaned.append(3)
+        await sleep(0.001)
+        cleaned.append("never")
+
 @pytest.mark.goroutine(timeout=0.1)
-async def test_waits(fixture):
+async def test_waits(inner):
     try:
         await sleep(60)
     finally:
@@ -117,7 +126,7 @@ async def test_computes():
 @pytest.mark.goroutine(timeout=0)
 async def test_after():
     await sleep(0.2)
-    assert cleaned == [2, 1]
+    assert cleaned == [2, 3, 1]
 """,
         ini="goroutine_timeout = 0.1",
     )

@@ -197,6 +197,24 @@ class TestIt:
     result.assert_outcomes(passed=6)
 
 
+def test_while_nobody_asks_its_run_is_not_deadlocked(pytester):
+    """Not held between the two, it would have ended after some 20 ms."""
+    result = session(
+        pytester,
+        WIDE.replace("SCOPE", "module")
+        + """
+import time
+
+def test_one(echo, goroutine_run):
+    time.sleep(0.3)
+    assert goroutine_run(ask, echo, 1) == 1
+    time.sleep(0.3)
+    assert goroutine_run(ask, echo, 2) == 2
+""",
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_when_it_is_gone_each_test_has_a_run_of_its_own_again(pytester):
     result = session(
         pytester,
