@@ -371,12 +371,13 @@ class TestStopAndReset:
                     limit = time.after(dice.choice([0.0, 0.0002]))
                     mine[1] += (await select(recv(timer.channel), recv(limit))).index == 0
                 else:
-                    ctx = context.with_timeout(context.background(), 0.0002)
-                    try:
-                        await timer.channel.recv(ctx=ctx)
-                        mine[1] += 1
-                    except Canceled:
-                        pass
+                    # (Cancelled in the end: else its own timer may be there when they are counted.)
+                    with context.with_timeout(context.background(), 0.0002) as ctx:
+                        try:
+                            await timer.channel.recv(ctx=ctx)
+                            mine[1] += 1
+                        except Canceled:
+                            pass
             counts.append(mine)
 
         async def main() -> None:
