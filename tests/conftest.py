@@ -107,13 +107,17 @@ def _hangs(item: pytest.Item) -> None:
         os._exit(1)
 
 
+def waits_for_ever() -> None:
+    threading.Event().wait()
+
+
 def goroutines() -> str:
     """All goroutines of the run in this process. Stops its machines for good."""
     runtime = scheduler.running()
     if runtime is None:
         return "+++ no run\n"
     # The starting thread must not close the goroutines that are to be looked at.
-    runtime.await_machines = threading.Event().wait  # type: ignore[method-assign]
+    runtime.await_machines = lambda gate: waits_for_ever()  # type: ignore[method-assign]
     flags["stop"] = True
     for m in runtime.machines:
         m.wake()

@@ -107,14 +107,17 @@ class Trace:
     # -- as a watcher: trace_run.py ------------------------------------------------------------
 
     def begin(self, runtime: Runtime) -> None:
+        """For the runtime: a run is watched from now on."""
         if not self._runs or self._runs[-1].runtime is not runtime:
             self._runs.append(RunRecord(runtime, self._budget))
             self._runs[-1].begin()
 
     def sink(self, m: Machine, names: Names) -> Sink:
+        """For the runtime: what a machine of it tells what it does."""
         return self._runs[-1].recorder(m, names)
 
     def end(self, runtime: Runtime) -> None:
+        """For the runtime: it is watched no longer."""
         self._runs[-1].end()
 
 

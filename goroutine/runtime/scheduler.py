@@ -45,6 +45,9 @@ T = TypeVar("T")
 _starting = module_lock()
 _running: Runtime | None = None  # the run of this process, if there is one
 
+SIGNALS_AT_LATEST = 0.1
+"""Seconds until a Ctrl-C is seen that has come while machines are waited for."""
+
 
 class Runtime:
     """One run: the machines, the global queue, and how it ends."""
@@ -65,8 +68,11 @@ class Runtime:
         self.over = threading.Lock()
         self.over.acquire()
         self.errands = Errands(self.want)
-        # One release by each machine that has left its loop; then, for all, to end.
-        self.left = threading.Semaphore(0)
+        # The numbers of the machines that have left their loops, who ring then; for all, to end.
+        self.left: list[int] = []
+        self.bell = threading.Lock()
+        self.bell.acquire()
+        self.pressed = False  # Ctrl-C came when the run was over, and is yet to be passed on
         self.farewell = threading.Event()
         self.end_lock = threading.Lock()
         self.outcome: tuple[Any, BaseException | None] | None = None
@@ -214,7 +220,11 @@ class Runtime:
             spinning.pop(number, None)
             machines.pop(ident, None)
             spawners.pop(ident, None)
-            self.left.release()
+            self.left.append(number)
+            try:
+                self.bell.release()
+            except RuntimeError:
+                pass  # another one has just rung
             while not self.farewell.is_set():
                 try:
                     self.farewell.wait()  # goroutines are being closed: they may close connections
@@ -254,10 +264,7 @@ class Runtime:
             inject([g])
             self.watch()
         finally:
-            gate.open(abandon=True)
-            self.stop()
-            self.errands.close()  # if that was interrupted, or the run has not begun
-            self.await_machines()
+            self.await_machines(gate)
             self.halt.finish()
             if self.dead:
                 self.report_deadlock()
@@ -288,17 +295,29 @@ class Runtime:
                 # Before the machines are waited for: what took Ctrl-C away gives it back.
                 self.errands.close()
         except BaseException as failure:  # KeyboardInterrupt, or what a signal handler raised
-            self.end(None, failure)
+            if not self.end(None, failure) and isinstance(failure, KeyboardInterrupt):
+                self.pressed = True  # it came just after the end
 
-    def await_machines(self) -> None:
-        """Wait until all machines have left their loops; a second Ctrl-C is passed on."""
-        for _ in self.machines:
-            while True:
-                try:
-                    self.left.acquire()
-                    break
-                except KeyboardInterrupt:
+    def await_machines(self, gate: Gate) -> None:
+        """Wait until all machines have left their loops; Ctrl-C is passed on to them.
+
+        Each has told so in ``left`` before it rings: a ring is only a reason to look. That comes
+        by itself, too, since a signal need not end a wait for a lock: the kernel may have given
+        it to another thread, or to this one just before it began to wait.
+        """
+        while True:
+            try:
+                gate.open(abandon=True)  # if the run has not begun
+                self.stop()
+                self.errands.close()  # if that was interrupted
+                if self.pressed:
                     sysmon.interrupt(self)
+                    self.pressed = False
+                while len(self.left) < len(self.machines):
+                    self.bell.acquire(timeout=SIGNALS_AT_LATEST)
+                return
+            except KeyboardInterrupt:
+                self.pressed = True
 
     def close_goroutines(self) -> None:
         """Close what still waits: GeneratorExit at its park point, so ``finally`` runs.

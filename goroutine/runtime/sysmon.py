@@ -36,6 +36,9 @@ SOON = 0.005
 ALONE = 0.1
 """Seconds after which the timers of a single machine are fired from here."""
 
+SIGNALS = 1.0
+"""Seconds until a Ctrl-C is seen that has come while sysmon sleeps."""
+
 QUIET = 8
 """Looks without any movement after which sysmon sleeps until it is called."""
 
@@ -118,7 +121,8 @@ class Sysmon:
                     if self._runtime.asleep():
                         self._runtime.deadlocked()
                     self.asleep_since = monotonic(), self._passes()
-                    called.acquire()
+                    while not called.acquire(timeout=SIGNALS):
+                        pass  # a signal need not end this wait: see Runtime.await_machines
                     self.asleep_since = None
                 flags["sysmon"] = True
                 quiet = 0

@@ -37,6 +37,7 @@ from goroutine import io as gio
 from goroutine import time as gtime
 from goroutine.io import backend
 from goroutine.runtime import globalq, machine, offload, processor, sysmon, timers
+from goroutine.runtime.gate import Gate
 from goroutine.runtime.scheduler import Runtime
 from goroutine.runtime.shared import machine_or_none
 
@@ -391,8 +392,8 @@ def slow_to_wake(monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             wake(self)
 
-    def await_all(runtime: Runtime) -> None:
-        await_machines(runtime)
+    def await_all(runtime: Runtime, gate: Gate) -> None:
+        await_machines(runtime, gate)
         while on_their_way:
             on_their_way.pop().join()
 

@@ -689,6 +689,8 @@ def test_a_default_that_ends_the_program_is_given_back():
 def test_ctrl_c_works_while_a_machine_does_not_end():
     """Main has returned, and another goroutine computes for ever: it is given back by then."""
     code = """
+        from signal import default_int_handler, getsignal
+
         begun = threading.Event()
 
         def computes():
@@ -702,7 +704,8 @@ def test_ctrl_c_works_while_a_machine_does_not_end():
             while not begun.is_set():
                 await gosched()
             def interrupt():
-                time.sleep(0.3)
+                while getsignal(SIGINT) is not default_int_handler:
+                    time.sleep(0.01)
                 os.kill(os.getpid(), SIGINT)
             threading.Thread(target=interrupt, daemon=True).start()
 
