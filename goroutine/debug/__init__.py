@@ -11,7 +11,21 @@ Without a line of code:
 """
 
 from .dumping import dump
+from .profile import FunctionProfile, Profile, Wait, profile
 from .stats import Blocking, Counts, MachineStats, Stats, stats
 from .trace import Trace, trace
 
-__all__ = ["Blocking", "Counts", "MachineStats", "Stats", "Trace", "dump", "stats", "trace"]
+__all__ = [
+    "Blocking",
+    "Counts",
+    "FunctionProfile",
+    "MachineStats",
+    "Profile",
+    "Stats",
+    "Trace",
+    "Wait",
+    "dump",
+    "profile",
+    "stats",
+    "trace",
+]

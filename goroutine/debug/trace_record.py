@@ -9,9 +9,9 @@ is counted, and dropped.
 from __future__ import annotations
 
 import gc
+import struct
 import threading
 from _thread import get_ident
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -87,7 +87,7 @@ class Recorder:
         self.since = monotonic_ns()
         self.dropped = [0]
         self._events: list[int] = []
-        self._packed: list[array[int]] = []
+        self._packed: list[bytes] = []
         self._lock = threading.Lock()  # of who packs and who reads
         self._record(budget)
 
@@ -111,7 +111,7 @@ class Recorder:
             extend((at, WAS | place << PLACE | fn << FN, id, 0))
 
         def wake(at: int, id: int, by: int) -> None:
-            extend((at, WAKE, id, by))
+            extend((at, 9, id, by))  # WAKE
 
         def spawn(at: int, id: int, fn: int, by: int) -> None:
             extend((at, SPAWN | fn << FN, id, by))
@@ -126,7 +126,7 @@ class Recorder:
         def pack() -> None:
             nonlocal extend
             with lock:
-                packed.append(array("q", events))
+                packed.append(struct.pack(f"{len(events)}q", *events))
                 events.clear()
             if not budget.take(budget.chunk):
                 extend = drop
@@ -136,10 +136,11 @@ class Recorder:
     def events(self) -> Iterator[tuple[int, int, int, int]]:
         """In the order in which they were told: what lasts, after what was within."""
         with self._lock:
-            chunks = [*self._packed, array("q", list(self._events))]
-        for chunk in chunks:
-            numbers = iter(chunk)
-            yield from zip(numbers, numbers, numbers, numbers, strict=True)
+            packed, events = list(self._packed), list(self._events)
+        for chunk in packed:
+            yield from struct.iter_unpack("4q", chunk)
+        numbers = iter(events)
+        yield from zip(numbers, numbers, numbers, numbers, strict=True)
 
 
 class RunRecord:
@@ -158,8 +159,8 @@ class RunRecord:
         self.collections: deque[tuple[int, int, int, int]] = deque(maxlen=100_000)
         # By machine, when it began: the goroutine (or 0) that it ran, and its function.
         self.first: dict[int, tuple[int, str]] = {}
-        # By machine, when it ended: Probe.state.
-        self.last: dict[int, tuple[int, int, int, int]] = {}
+        # By machine, when it ended: since when it slept (0: it did not), and what it ran (or 0).
+        self.last: dict[int, tuple[int, int]] = {}
         # Who was left then: number and function.
         self.left: list[tuple[int, str]] = []
         self._collecting = 0
@@ -187,7 +188,8 @@ class RunRecord:
         for m in list(runtime.machines):
             probe = m.probe
             if probe is not None and runtime.outcome is None:
-                self.last[m.id] = probe.state()
+                g = m.g
+                self.last[m.id] = probe.sleeping(), 0 if g is None else g.id
         everyone = (g for home in runtime.homes() for g in list(home))
         self.left = [(g.id, describe(g.fn)) for g in islice(everyone, TRACKS)]
 

@@ -336,24 +336,22 @@ class _Run:
     def _last(self) -> None:
         """What goes on when the trace ends."""
         run, lines = self._run, self._lines
-        end = run.ended
-        running = self._running
-        for number, (what, since, id_, fn) in run.last.items():
-            if not since or number not in self._names:
+        end, running = run.ended, self._running
+        for number, (sleeping, id_) in run.last.items():
+            if number not in self._names:
                 continue
-            if self._latest.get(number, (0, 0))[0] == since:
-                continue  # it was over just then
-            if what == SLEEP:
-                lines.slice(self._machines, 1 + number, "asleep", "sleep", since, end)
-                continue
-            name = self._names[number][0][fn]
+            if sleeping:
+                lines.slice(self._machines, 1 + number, "asleep", "sleep", sleeping, end)
+            g = self._gs.get(id_)
+            if g is None or id_ in running or (g.since and g.woken is None):
+                continue  # nothing, or it was over just then
+            # It ran on since it was woken, or since the last thing that is known of its machine.
             running.add(id_)
-            g = self._goroutine(id_, run.began)
-            g.fn = name
-            if g.since and self._track(id_, name):
+            since = max(self._latest.get(number, (0, 0))[1], g.woken[0] if g.woken else g.born)
+            if g.since and self._track(id_, g.fn):
                 self._waited(id_, g, since if g.woken is None else g.woken[0])
             args = f'"g":{id_},"end":"runs on"'
-            lines.slice(self._machines, 1 + number, name, "run", since, end, args)
+            lines.slice(self._machines, 1 + number, g.fn, "run", since, end, args)
         for id_, name in run.left:
             self._goroutine(id_, run.began).fn = name
         for id_, g in self._gs.items():

@@ -85,13 +85,14 @@ class Place(NamedTuple):
 class Names:
     """Functions and places that one machine came across, by index."""
 
-    __slots__ = ("_codes", "_fns", "_keep", "_places", "_reasons", "fns", "places")
+    __slots__ = ("_codes", "_fns", "_keep", "_others", "_places", "_reasons", "fns", "places")
 
     def __init__(self) -> None:
         self.fns = [""]
         self.places = [Place("", None, 0)]
         self._fns: dict[Any, int] = {}
         self._places: dict[tuple[int, int, int], int] = {(0, 0, 0): 0}
+        self._others: dict[Place, int] = {}
         # id() of a code object -> 0 if it is the program's, -1 if ours, else a reason's index.
         # (Its hash is slow.) Each is kept, so that its id stays its own.
         self._codes: dict[int, int] = {}
@@ -116,6 +117,39 @@ class Names:
             index = self._fns[key] = len(self.fns)
             self.fns.append(describe(fn))
         return index
+
+    def finder(self) -> Callable[[Any], int]:
+        """`place`, quick where a function of the program's awaits an operation of ours."""
+        # By the code of both, and the instruction of the former; 0: look closer.
+        sites: dict[tuple[int, int, int], int] = {}
+        look, codes = self.place, self._codes
+        generator, coroutine = GeneratorType, CoroutineType
+
+        def place(top: Any) -> int:
+            it, outer = top, None
+            while True:
+                kind = type(it)
+                if kind is coroutine:
+                    inner = it.cr_await
+                elif kind is generator:
+                    inner = it.gi_yieldfrom
+                else:
+                    return look(top)
+                if inner is None:
+                    break
+                outer, it = it, inner
+            if kind is not generator or type(outer) is not coroutine:
+                return look(top)
+            key = id(it.gi_code), id(outer.cr_code), outer.cr_frame.f_lasti
+            try:
+                return sites[key] or look(top)
+            except KeyError:
+                index = look(top)
+                quick = codes.get(id(it.gi_code), 0) > 0 and not codes.get(id(outer.cr_code))
+                sites[key] = index if quick else 0
+                return index
+
+        return place
 
     def place(self, it: Any) -> int:
         """The index of where it stands: a generator or coroutine that nobody steps."""
@@ -160,6 +194,18 @@ class Names:
         except KeyError:
             return self._new_place(key, own)
 
+    def same(self, other: Names, fn: int, place: int) -> tuple[int, int]:
+        """The indices here of what is a function and a place there."""
+        key = other.fns[fn]
+        if key not in self._fns:
+            self._fns[key] = len(self.fns)
+            self.fns.append(key)
+        its = other.places[place]
+        if its not in self._others:
+            self._others[its] = len(self.places)
+            self.places.append(its)
+        return self._fns[key], self._others[its]
+
     def _new_code(self, code: CodeType) -> int:
         self._keep.append(code)
         reason = dump.reason(code)
@@ -182,99 +228,78 @@ class Probe:
     """One machine's. What it has to call is in attributes, each a function with all it needs."""
 
     __slots__ = (
-        "_before",
         "attach",
-        "begin",
         "detach",
         "ended",
         "names",
+        "old",
         "other",
-        "parked",
-        "state",
-        "yielded",
+        "sleeping",
+        "stopped",
+        "was",
     )
 
-    begin: Callable[[Goroutine[Any]], None]
-    """A step begins."""
-    parked: Callable[[Goroutine[Any]], None]
-    """It has ended in a wait, whose commit is yet to be called."""
-    yielded: Callable[[], None]
-    """It has ended by giving way."""
-    ended: Callable[[], None]
-    """It was the last one. (If it was under way at all: else nothing.)"""
+    old: set[int]
+    """Numbers of goroutines that there were before it, and that have not run since."""
+    was: Callable[[Goroutine[Any]], None]
+    """A step begins, while there are such."""
+    stopped: Callable[[Goroutine[Any], object, int], None]
+    """It has ended, having begun then, and the commit is yet to be called; None: it gives way."""
+    ended: Callable[[Goroutine[Any], int], None]
+    """It was the last one, having begun then (0: that is known already)."""
     other: Callable[[int, int, int, int, int], object]
-    state: Callable[[], tuple[int, int, int, int]]
-    """What the machine does now, and since when (0: nothing that lasts): PARK for a step, with
-    goroutine and function, or SLEEP. From any thread, as it is."""
+    sleeping: Callable[[], int]
+    """Since when the machine sleeps; 0: it does not. From any thread."""
 
     def __init__(self, m: Machine, sink: Sink, names: Names, old: set[int]) -> None:
-        """``old`` are the numbers of the goroutines that there were before."""
         self.names = names
+        self.old = old
         self.other = sink.other
-        self.begin, self.parked, self.yielded, self.ended, running = _steps(m, sink, names, old)
+        self.was, self.stopped, self.ended = _steps(m, sink, names, old)
         sleeping = [0]
-
-        def state() -> tuple[int, int, int, int]:
-            since, id_, fn = running()
-            if since:
-                return PARK, since, id_, fn
-            return SLEEP, sleeping[0], 0, 0
-
-        self.state = state
+        self.sleeping = lambda: sleeping[0]
         self.attach, self.detach = _functions(m, sink, names, sleeping)
 
 
-def _steps(m: Machine, sink: Sink, names: Names, old: set[int]) -> tuple[Any, ...]:
-    """The edges of a step. (No attributes: they cost 30 ns each.)"""
-    # By id: the outermost generator or coroutine, and the index of the function.
+def _steps(m: Machine, sink: Sink, names: Names, old: set[int]) -> tuple[Any, Any, Any]:
+    """The edges of a step. (Few attributes: each costs 30 ns.)"""
+    # By id: the outermost generator or coroutine, and the index of the function. From the first
+    # wait on: many goroutines end without one.
     known: dict[int, tuple[Any, int]] = {}
     forget = known.pop
-    function, place = names.fn, names.place
-    step, was, clock = sink.step, sink.was, monotonic_ns
-    began = id_ = fn = 0
-    top: Any = None
+    function, place = names.fn, names.finder()
+    step, clock = sink.step, monotonic_ns
 
-    def begin(g: Goroutine[Any]) -> None:
-        nonlocal began, id_, fn, top
+    def was(g: Goroutine[Any]) -> None:
+        if g.id in old:
+            old.discard(g.id)
+            sink.was(clock(), g.id, function(g.fn), place(inside(g.it)))
+
+    def stopped(g: Goroutine[Any], commit: object, began: int) -> None:
+        now = clock()
         id_ = g.id
         try:
             top, fn = known[id_]
         except KeyError:
-            top, fn = None, function(g.fn)
-            if old and id_ in old:
-                old.discard(id_)
-                was(clock(), id_, fn, place(inside(g.it)))
-        began = clock()
-
-    def parked(g: Goroutine[Any]) -> None:
-        nonlocal began, top
-        now = clock()
-        if top is None:
-            top = inside(g.it)
             if len(known) > KNOWN and len(known) > KNOWN + len(m.p.goroutines):
                 known.clear()  # most have ended on other machines
-            known[id_] = top, fn
-        step(PARK, began, now, id_, fn, place(top))
-        began = 0
+            top, fn = known[id_] = inside(g.it), function(g.fn)
+        if commit is None:
+            step(2, began, now, id_, fn, 0)  # YIELD
+        else:
+            step(1, began, now, id_, fn, place(top))  # PARK
 
-    def yielded() -> None:
-        nonlocal began
-        step(YIELD, began, clock(), id_, fn, 0)
-        began = 0
-
-    def ended() -> None:
-        nonlocal began, top
+    def ended(g: Goroutine[Any], began: int) -> None:
+        now = clock()
+        id_ = g.id
+        try:
+            _, fn = forget(id_)
+        except KeyError:
+            fn = function(g.fn)
         if began:
-            step(END, began, clock(), id_, fn, 0)
-            began = 0
-        if top is not None:
-            forget(id_, None)
-            top = None
+            step(3, began, now, id_, fn, 0)  # END
 
-    def running() -> tuple[int, int, int]:
-        return began, id_, fn
-
-    return begin, parked, yielded, ended, running
+    return was, stopped, ended
 
 
 def _functions(m: Machine, sink: Sink, names: Names, sleeping: list[int]) -> tuple[Any, Any]:

@@ -41,8 +41,9 @@ class TracedMachine(Machine):
         g: Goroutine[Any] | None
         probe = self.probe
         assert probe is not None
-        probe_begin, probe_parked = probe.begin, probe.parked
-        probe_yielded, probe_ended = probe.yielded, probe.ended
+        probe_clock, probe_old, probe_was = monotonic_ns, probe.old, probe.was
+        probe_stopped, probe_ended = probe.stopped, probe.ended
+        probe_began = 0
         inherited = 0
         many = False  # whether the last poll delivered many: then the next one will, too
         began, steps, per_step = 0.0, 1, 0.0  # of the last pass, while others sleep
@@ -110,9 +111,12 @@ class TracedMachine(Machine):
                 # -- one step: from here to the end of the try block g is this machine's
                 self.g = g
                 try:
-                    probe_begin(g)
+                    if probe_old:
+                        probe_was(g)
+                    probe_began = probe_clock()
                     for commit in g.it:
-                        probe_yielded() if commit is None else probe_parked(g)
+                        probe_stopped(g, commit, probe_began)
+                        probe_began = 0
                         if base:
                             self.done = done + turn + 1
                             return g, commit
@@ -127,7 +131,7 @@ class TracedMachine(Machine):
                             commit(g)  # publishes g: not ours any more
                         break
                     else:
-                        probe_ended()
+                        probe_ended(g, probe_began)
                         g.it = None
                         g._owner.discard(g)
                         if g.joiners is not None:
@@ -136,7 +140,7 @@ class TracedMachine(Machine):
                             self.done = done + turn + 1
                             return g, _FINISHED
                 except BaseException as failure:
-                    probe_ended()
+                    probe_ended(g, probe_began)
                     self.escaped(g, failure)
                     if base:  # what a failed goroutine has set is not for the next one
                         self.done = done + turn + 1

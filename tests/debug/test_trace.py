@@ -494,10 +494,10 @@ class Untraced(ast.NodeTransformer):
 
 
 def simple(node):
-    """The names in a statement that has none inside it."""
-    if hasattr(node, "body") and isinstance(node.body, list):
-        return ""
-    return ast.dump(node)
+    """The names in a statement, without the statements inside it."""
+    if isinstance(node, ast.If):
+        return ast.dump(node.test)
+    return "" if isinstance(getattr(node, "body", None), list) else ast.dump(node)
 
 
 def test_the_traced_loop_is_the_loop():
