@@ -1,6 +1,7 @@
 """``python -m goroutine app.py [args]``: runs an app's ``async def main()`` as goroutine 1.
 
 ``python -m goroutine dump PID``: what the goroutines of a running program are doing.
+``python -m goroutine trace view FILE``: a page of what they did.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from .runtime.scheduler import start
 
 USAGE = """\
 usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]
-       python -m goroutine dump PID"""
+       python -m goroutine dump PID
+       python -m goroutine trace view FILE [-o PAGE]"""
 
 
 def load(path: str) -> ModuleType:
@@ -44,6 +46,10 @@ def main(arguments: list[str]) -> int:
         from .debug import client
 
         return client.main(arguments[1:])
+    if arguments[0] == "trace":
+        from .debug.view import command
+
+        return command.main(arguments[1:])
     path = arguments[0]
     if not os.path.isfile(path):
         print(f"goroutine: no such file: {path}", file=sys.stderr)

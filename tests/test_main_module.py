@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 USAGE = """\
 usage: python -X gil=0 -m goroutine APP.py [ARGUMENT ...]
        python -m goroutine dump PID
+       python -m goroutine trace view FILE [-o PAGE]
 """
 
 pytestmark = pytest.mark.timeout(60)
