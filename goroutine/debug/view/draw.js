@@ -259,11 +259,13 @@ function drawGoroutine(c, row, x0, x1) {
     const x = Math.max(x0, xAt(begin));
     const width = Math.min(x1, xAt(end)) - x;
     if (width <= 0) return;
+    if (inset) c.globalAlpha = Math.min(1, width); // (of a wait that can't be seen, only a breath)
     rect(c, style, x, y + inset, Math.max(1, width), height - 2 * inset);
     if (text && width > 26) {
       c.fillStyle = inset ? theme.dim : theme.onSlice;
       fitted(c, text, x + 4, y + height / 2, width - 8);
     }
+    c.globalAlpha = 1;
   };
   const span = ({ what, begin, end, why }) => {
     const text = what === "wait" ? trace.ends[why]?.[0] : "runnable";
@@ -276,7 +278,11 @@ function drawGoroutine(c, row, x0, x1) {
     const begin = stepBegin(s);
     if ((spans[0]?.begin ?? begin) > view.to) break;
     spans.forEach(span);
-    put(begin, stepEnd(s), colour(gs.fn[g]), shortName(nameOf(g)), 0);
+    // (One that can't be seen is as bright as its part of the time up to its end.)
+    const end = stepEnd(s);
+    const share = (end - begin) / (end - (spans[0]?.begin ?? begin) || 1);
+    c.globalAlpha = (end - begin) * scale < 1 ? 0.55 + 0.45 * share : 1;
+    put(begin, end, colour(gs.fn[g]), shortName(nameOf(g)), 0);
     // On to the next that isn't in the same pixel.
     const edge = timeAt(Math.floor(xAt(stepEnd(s))) + 1);
     s = stepLength(s) * scale < 1 ? Math.max(s + 1, stepAfter(g, edge)) : s + 1;
@@ -368,7 +374,8 @@ function drawAxis(c, width, height) {
     c.fillStyle = theme.line;
     c.fillRect(x, AXIS - 5, 1, height);
     c.fillStyle = theme.dim;
-    c.fillText(`${+((at - base) / size).toFixed(3)} ${unit}`, x + 4, AXIS / 2);
+    const text = `${+((at - base) / size).toFixed(3)} ${unit}`;
+    if (x + 4 + c.measureText(text).width < width) c.fillText(text, x + 4, AXIS / 2);
   }
 }
 
