@@ -146,19 +146,27 @@ function runningOn(lane, time) {
   return i >= 0 && run.begin[i] + run.length[i] >= time - 1 ? run.g[i] - 1 : -1;
 }
 
-// The arrow to a step: {lane, at, g}, or null.
-function arrowTo(s) {
-  const lane = stepOf("lane", s) - 1;
-  if (lane < 0) return null;
-  const at = stepBegin(s) - (stepOf("mark", s) - 1);
-  return { lane, at, g: runningOn(lane, at) };
+// Where the arrow to a step begins: lane (-1: there is none), and time.
+const arrowLane = (s) => stepOf("lane", s) - 1;
+const arrowAt = (s) => stepBegin(s) - (stepOf("mark", s) - 1);
+
+// The goroutine that woke it for that step; -1: none, or it isn't known.
+function wakerOf(s) {
+  const lane = arrowLane(s);
+  return lane < 0 ? -1 : runningOn(lane, arrowAt(s));
+}
+
+// What a goroutine waited for: reason, and place.
+function reasonOf(why) {
+  const [reason, at] = trace.ends[why] ?? ["", ""];
+  return [reason || "waits", at];
 }
 
 // The steps that a goroutine caused, found once for all of them.
 function causedBy(g) {
   if (!steps.cause) {
     steps.cause = new Int32Array(steps.count);
-    for (let s = 0; s < steps.count; s++) steps.cause[s] = arrowTo(s)?.g ?? -1;
+    for (let s = 0; s < steps.count; s++) steps.cause[s] = wakerOf(s);
   }
   const found = [];
   for (let s = 0; s < steps.count; s++) if (steps.cause[s] === g) found.push(s);

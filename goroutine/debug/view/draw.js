@@ -72,7 +72,7 @@ function shown() {
   const g = view.selected;
   const others = new Map();
   for (let s = gs.first[g]; s < gs.first[g + 1]; s++) {
-    const by = arrowTo(s)?.g ?? -1;
+    const by = wakerOf(s);
     if (by >= 0 && by !== g) others.set(by, (others.get(by) ?? 0) + 1);
   }
   for (const s of view.caused) {
@@ -241,101 +241,6 @@ function drawSteals(c, slices, x0, x1, y) {
   }
 }
 
-// Where the first step of g is that may be seen.
-function stepAfter(g, time) {
-  let [low, high] = [gs.first[g], gs.first[g + 1]];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (stepEnd(middle) >= time) high = middle;
-    else low = middle + 1;
-  }
-  return low;
-}
-
-function drawGoroutine(c, row, x0, x1) {
-  const { g, y, height } = row;
-  const scale = (x1 - x0) / (view.to - view.from);
-  const put = (begin, end, style, text, inset) => {
-    const x = Math.max(x0, xAt(begin));
-    const width = Math.min(x1, xAt(end)) - x;
-    if (width <= 0) return;
-    if (inset) c.globalAlpha = Math.min(1, width); // (of a wait that can't be seen, only a breath)
-    rect(c, style, x, y + inset, Math.max(1, width), height - 2 * inset);
-    if (text && width > 26) {
-      c.fillStyle = inset ? theme.dim : theme.onSlice;
-      fitted(c, text, x + 4, y + height / 2, width - 8);
-    }
-    c.globalAlpha = 1;
-  };
-  const span = ({ what, begin, end, why }) => {
-    const text = what === "wait" ? trace.ends[why]?.[0] : "runnable";
-    put(begin, end, theme[what], text, 3);
-  };
-  for (const other of gs.before.get(g) ?? []) span(other);
-  const last = gs.first[g + 1];
-  for (let s = stepAfter(g, view.from); s < last; ) {
-    const spans = between(g, s);
-    const begin = stepBegin(s);
-    if ((spans[0]?.begin ?? begin) > view.to) break;
-    spans.forEach(span);
-    // (One that can't be seen is as bright as its part of the time up to its end.)
-    const end = stepEnd(s);
-    const share = (end - begin) / (end - (spans[0]?.begin ?? begin) || 1);
-    c.globalAlpha = (end - begin) * scale < 1 ? 0.55 + 0.45 * share : 1;
-    put(begin, end, colour(gs.fn[g]), shortName(nameOf(g)), 0);
-    // On to the next that isn't in the same pixel.
-    const edge = timeAt(Math.floor(xAt(stepEnd(s))) + 1);
-    s = stepLength(s) * scale < 1 ? Math.max(s + 1, stepAfter(g, edge)) : s + 1;
-  }
-}
-
-// -- arrows -------------------------------------------------------------------------------------
-
-function drawArrows(c, x0, x1) {
-  const g = view.selected;
-  if (g < 0) return;
-  const places = new Map(view.rows.filter((row) => row.lane).map((row) => [row.lane.index, row]));
-  let left = 1500;
-  let [lastFrom, lastTo] = [-9, -9];
-  const draw = (s, style) => {
-    const arrow = arrowTo(s);
-    const source = arrow && places.get(arrow.lane);
-    const target = places.get(steps.lane[s]);
-    if (!source || left <= 0) return;
-    const [x, to] = [xAt(arrow.at), xAt(stepBegin(s))];
-    if (to < x0 || x > x1 || (Math.abs(x - lastFrom) < 2 && Math.abs(to - lastTo) < 2)) return;
-    [lastFrom, lastTo] = [x, to];
-    left--;
-    const y = source.y + source.height * (source === target ? 0.15 : 0.5);
-    const end = target.y + target.height * (source === target ? 0.15 : 0.5);
-    const bend = Math.max(12, Math.min(60, Math.abs(to - x) / 2));
-    c.strokeStyle = c.fillStyle = style;
-    c.beginPath();
-    c.moveTo(x, y);
-    if (source === target) c.quadraticCurveTo((x + to) / 2, y - 18, to, end);
-    else c.bezierCurveTo(x + bend, y, to - bend, end, to, end);
-    c.stroke();
-    c.beginPath();
-    c.moveTo(to, end);
-    c.lineTo(to - 6, end - 3);
-    c.lineTo(to - 6, end + 3);
-    c.fill();
-  };
-  c.lineWidth = 1.2;
-  const mark = theme.mark;
-  const last = gs.first[g + 1];
-  for (let s = stepAfter(g, view.from); s < last && left > 0; s++) {
-    const from = arrowTo(s);
-    if ((from?.at ?? stepBegin(s)) > view.to) break;
-    draw(s, mark);
-  }
-  [lastFrom, lastTo] = [-9, -9];
-  const caused = view.caused;
-  for (let i = 0; i < caused.length && left > 0; i++) {
-    if (stepBegin(caused[i]) >= view.from) draw(caused[i], theme.steal);
-  }
-}
-
 // -- all of it ----------------------------------------------------------------------------------
 
 function sized(canvas) {
@@ -424,24 +329,31 @@ function draw() {
 }
 
 // How busy the machines are, all of them, over the whole trace; drawn once, until the size changes.
-const whole = { key: "", image: null };
+const whole = { key: "", canvas: document.createElement("canvas") };
+
+function drawWhole(key, width, height, ratio) {
+  whole.key = key;
+  whole.canvas.width = Math.max(1, width * ratio);
+  whole.canvas.height = Math.max(1, height * ratio);
+  const c = whole.canvas.getContext("2d");
+  c.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const machines = trace.lanes.filter((lane) => lane.machine && lane.slices.run);
+  const each = (height - 6) / Math.max(1, machines.length);
+  const { selected, fn } = view;
+  Object.assign(view, { selected: -1, fn: -1 });
+  machines.forEach((lane, i) => {
+    drawSteps(c, lane.slices.run, 0, trace.end, GUTTER, width, 3 + i * each, Math.max(1, each - 1));
+  });
+  Object.assign(view, { selected, fn });
+}
 
 function drawMap() {
   const { c, width, height } = sized($("map"));
-  const key = `${width} ${height} ${window.devicePixelRatio} ${theme.night}`;
-  if (whole.key !== key) {
-    whole.key = key;
-    rect(c, theme.back, 0, 0, width, height);
-    const machines = trace.lanes.filter((lane) => lane.machine && lane.slices.run);
-    const each = (height - 6) / Math.max(1, machines.length);
-    machines.forEach((lane, i) => {
-      const { selected, fn } = view;
-      Object.assign(view, { selected: -1, fn: -1 });
-      drawSteps(c, lane.slices.run, 0, trace.end, GUTTER, width, 3 + i * each, Math.max(1, each - 1));
-      Object.assign(view, { selected, fn });
-    });
-    whole.image = c.getImageData(0, 0, c.canvas.width, c.canvas.height);
-  } else c.putImageData(whole.image, 0, 0);
+  const ratio = window.devicePixelRatio || 1;
+  const key = `${width} ${height} ${ratio} ${theme.night}`;
+  if (whole.key !== key) drawWhole(key, width, height, ratio);
+  rect(c, theme.back, 0, 0, width, height);
+  if (width) c.drawImage(whole.canvas, 0, 0, width, height);
   const x = (time) => GUTTER + (time / trace.end) * (width - GUTTER);
   c.globalAlpha = 0.65;
   rect(c, theme.back, GUTTER, 0, x(view.from) - GUTTER, height);

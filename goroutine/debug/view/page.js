@@ -25,6 +25,7 @@ function see(from, to) {
   if (!(span > 0)) span = trace.end;
   from = Math.max(0, Math.min(from, trace.end - span));
   Object.assign(view, { from, to: from + span });
+  tip(null);
   redraw();
 }
 
@@ -114,7 +115,6 @@ function listen() {
       view.top += event.deltaY * unit;
       redraw();
     } else zoom(Math.exp(Math.max(-240, Math.min(240, event.deltaY * unit)) * 0.0022), event.offsetX);
-    tip(null);
   }, { passive: false });
 
   let held = null;

@@ -27,7 +27,7 @@ from .read import COLUMNS, Trace
 
 __all__ = ["page"]
 
-SCRIPTS = ("data.js", "draw.js", "panel.js", "page.js")
+SCRIPTS = ("data.js", "draw.js", "goroutines.js", "panel.js", "page.js")
 
 
 def page(trace: Trace, title: str) -> str:

@@ -120,7 +120,7 @@ function life(g) {
   const wakers = new Map();
   for (let s = first; s < last; s++) {
     if (stepLength(s) > stepLength(longest)) longest = s;
-    const by = arrowTo(s)?.g ?? -1;
+    const by = wakerOf(s);
     if (by >= 0) wakers.set(by, (wakers.get(by) ?? 0) + 1);
   }
   const woke = new Map();
@@ -129,7 +129,7 @@ function life(g) {
     woke.set(of, (woke.get(of) ?? 0) + 1);
   }
   const waits = waitsOf(g).map(({ why, count, length, longest: [from, to] }) => {
-    const [reason, at] = why < 0 ? ["runnable", ""] : trace.ends[why];
+    const [reason, at] = why < 0 ? ["runnable", ""] : reasonOf(why);
     return [element("span", {}, dot(why < 0 ? theme.spin : theme.line), reason,
       element("div", { className: "dim", title: at }, place(at))),
     String(count), duration(length), link(duration(to - from), () => show(from, to))];
@@ -260,16 +260,16 @@ function underSlice(lane, slices, i, near) {
 }
 
 function underStep(g, s, when) {
-  const [end, at] = trace.ends[stepOf("end", s) - 1] ?? ["", ""];
+  const [end, at] = reasonOf(stepOf("end", s) - 1);
   const lines = [`goroutine ${gs.id[g]}  ${nameOf(g)}`, when];
   const then = { "gives way": "then it gave way", ends: "then it ended", "runs on": "and ran on when the trace ended" };
   lines.push(then[end] ?? `then it waited: ${end}${at ? ` in ${place(at)}` : ""}`);
   for (const span of between(g, s)) {
-    const what = span.what === "wait" ? `waited ${duration(span.end - span.begin)} (${trace.ends[span.why]?.[0]})`
+    const what = span.what === "wait" ? `waited ${duration(span.end - span.begin)} (${reasonOf(span.why)[0]})`
       : `was runnable for ${duration(span.end - span.begin)}`;
     lines.push(`before, it ${what}`);
   }
-  const by = arrowTo(s)?.g ?? -1;
+  const by = wakerOf(s);
   if (by >= 0) lines.push(`woken by ${gs.id[by]} ${shortName(nameOf(by))}`);
   return { lines, g, begin: stepBegin(s), end: stepEnd(s) };
 }
@@ -284,7 +284,7 @@ function underGoroutine(g, time, near) {
   const spans = [...(s < last && s >= first ? between(g, s) : []), ...(gs.before.get(g) ?? [])];
   const span = spans.find(is);
   if (!span) return { lines: [`goroutine ${gs.id[g]}  ${nameOf(g)}`], g };
-  const [reason, at] = span.what === "wait" ? trace.ends[span.why] ?? ["waits", ""] : ["runnable: no machine had time", ""];
+  const [reason, at] = span.what === "wait" ? reasonOf(span.why) : ["runnable: no machine had time", ""];
   const lines = [`goroutine ${gs.id[g]}  ${nameOf(g)}`, `${reason}, ${duration(span.end - span.begin)}`];
   if (at) lines.push(`in ${place(at)}`);
   return { lines, g, begin: span.begin, end: span.end };
