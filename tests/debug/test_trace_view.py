@@ -18,6 +18,7 @@ import pytest
 from debug_support import environment
 
 from goroutine import blocking, chan, debug, go, gosched, sleep, start
+from goroutine.debug import trace_write
 from goroutine.debug.view import command, page, read
 
 pytestmark = pytest.mark.timeout(60)
@@ -138,6 +139,8 @@ def check(path, text):
         if tail is not None:
             lane = names[tail["pid"], tail["tid"]]
             mark = 1 + begin - ns(tail["ts"])
+        if (e["pid"] + 1, args["g"]) not in names:
+            woken = mark  # it has no line of its own
         for end in (begin, begin - 1, begin + 1):
             if (args["g"], end) in runnable:
                 woken = 1 + begin - runnable[args["g"], end]
@@ -179,6 +182,7 @@ def check(path, text):
         for id_, by, begin, end in zip(
             *(columns[name] for name in ("id", "by", "begin", "end")), strict=True
         )
+        if end
     } == lives
     return page
 
@@ -197,6 +201,16 @@ def test_the_page_says_what_the_trace_does(tmp_path, capsys, machines, name):
     # Who is left waits on after its last step.
     waits = page.others["wait"]
     assert "chan send" in [page.about["ends"][end][0] for end in waits["end"]]
+
+
+def test_of_many_only_the_steps_are_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(trace_write, "TRACKS", 2)
+    path = traced(tmp_path / "trace.json")
+    assert view(path) == 0
+    page = check(path, (tmp_path / "trace.html").read_text())
+    columns = page.others["goroutine"]
+    assert [id_ for id_, end in zip(columns["id"], columns["end"], strict=True) if not end]
+    assert any(s["woken"] == s["mark"] > 1 for _, s in page.slices("run"))
 
 
 def test_to_stdout(trace, capfdbinary):
@@ -230,6 +244,19 @@ def test_one_that_was_laid_out_anew(trace, tmp_path):
     other.write_text(json.dumps(json.loads(trace.read_text()), indent=1))
     pages = [page.page(read.read(str(path)), "t") for path in (trace, other)]
     assert pages[0] == pages[1]
+
+
+def test_what_is_told_late_is_put_in_its_place(trace, tmp_path):
+    """What lasts may be told after what came later."""
+    whole = json.loads(trace.read_text())
+    events = whole["traceEvents"]
+    late = [e for e in events if e.get("cat") in ("poll", "sleep", "spin")]
+    assert len(late) > 2
+    whole["traceEvents"] = [e for e in events if e not in late] + late[::-1]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(whole))
+    assert view(other) == 0
+    check(trace, other.with_suffix(".html").read_text())
 
 
 def test_what_was_dropped_is_told(tmp_path, capsys):

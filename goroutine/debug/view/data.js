@@ -112,6 +112,15 @@ function follow(spans) {
       trace.end = Math.max(trace.end, begin[i] + length[i]);
     }
   }
+  // Of many goroutines the trace has no more than their steps. (The life of the others is known.)
+  for (let g = 0; g < gs.count; g++) {
+    if (gs.end[g] || first[g] === first[g + 1]) continue;
+    const last = first[g + 1] - 1;
+    const why = stepOf("end", last) - 1;
+    if (!["ends", "runs on", "gives way", ""].includes(trace.ends[why]?.[0] ?? "")) {
+      gs.before.set(g, [...(gs.before.get(g) ?? []), { what: "wait", begin: stepEnd(last), end: trace.end, why }]);
+    }
+  }
 }
 
 const stepBegin = (s) => trace.lanes[steps.lane[s]].slices.run.begin[steps.index[s]];

@@ -114,7 +114,7 @@ function life(g) {
   const [first, last] = [gs.first[g], gs.first[g + 1]];
   const runs = last - first;
   const [begin, end] = lifeOf(g);
-  const creator = gs.by[g] - 1;
+  const creator = gs.end[g] || !runs ? gs.by[g] - 1 : wakerOf(first);
   const ended = runs && trace.ends[stepOf("end", last - 1) - 1]?.[0] === "ends";
   let longest = first;
   const wakers = new Map();

@@ -77,7 +77,7 @@ class Lane:
 class Goroutine:
     """Of one goroutine what its steps don't say."""
 
-    __slots__ = ("by", "end", "fn", "id", "run", "runnable", "since", "steps", "waited")
+    __slots__ = ("by", "drawn", "end", "fn", "id", "run", "runnable", "since", "steps", "waited")
 
     def __init__(self, run: int, id_: int) -> None:
         self.run = run
@@ -87,6 +87,7 @@ class Goroutine:
         self.since = -1  # its life, as far as it is in the trace
         self.end = -1
         self.steps = 0
+        self.drawn = False  # whether it has a line of its own, with what it waited for
         self.waited: _Span | None = None  # the last wait and the last time it was runnable,
         self.runnable: _Span | None = None  # while no step has followed
 
@@ -260,6 +261,8 @@ class _Reader:
         head = self._heads.pop((e["pid"], e["tid"]), None)
         if head is not None and head[2] == begin:
             lane, mark = 1 + head[0].order, 1 + max(0, begin - head[1])
+            if not g.drawn:
+                woken = mark
         g.waited = g.runnable = None
         g.steps += 1
         end = 1 + self._end(args.get("end", ""), args.get("at", ""))
@@ -296,8 +299,10 @@ class _Reader:
         return self.trace.ends.setdefault((str(end), str(at)), len(self.trace.ends))
 
     def _name(self, e: dict[str, Any]) -> None:
-        if e["pid"] % 2:  # (the others are goroutines)
+        if e["pid"] % 2:
             self._lane(e).name = str(e["args"]["name"])
+        else:
+            self._goroutine(e).drawn = True
 
     def done(self) -> Trace:
         trace = self.trace
