@@ -134,7 +134,7 @@ def trace(path: str | os.PathLike[str], *, events: int = MOST) -> Trace:
     was is told on stderr. ``RuntimeError`` if a trace is under way; ``OSError`` if the file can't
     be written; ``ValueError`` if ``events`` is less than 1.
 
-    It takes about a microsecond an event: a step, a wake-up, a goroutine begun.
+    It takes one to two microseconds an event: a step, a wake-up, a goroutine begun.
     Go: runtime/trace.Start and Stop.
 
     >>> import json, os, tempfile

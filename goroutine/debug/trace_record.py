@@ -114,7 +114,7 @@ class Recorder:
             extend((at, 9, id, by))  # WAKE
 
         def spawn(at: int, id: int, fn: int, by: int) -> None:
-            extend((at, SPAWN | fn << FN, id, by))
+            extend((at, 10 | fn << 32, id, by))  # SPAWN
             if len(events) >= most:  # one step may make any number
                 pack()
 

@@ -292,12 +292,9 @@ def _steps(m: Machine, sink: Sink, names: Names, old: set[int]) -> tuple[Any, An
     def ended(g: Goroutine[Any], began: int) -> None:
         now = clock()
         id_ = g.id
-        try:
-            _, fn = forget(id_)
-        except KeyError:
-            fn = function(g.fn)
+        last = forget(id_, None)  # (Many never waited: raising KeyError would cost more.)
         if began:
-            step(3, began, now, id_, fn, 0)  # END
+            step(3, began, now, id_, function(g.fn) if last is None else last[1], 0)  # END
 
     return was, stopped, ended
 
