@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from . import dump
 from .frames import deeper, inside, line_of
 from .goroutine import Goroutine, describe
-from .spawn import spawners
+from .spawn import make_spawner, spawners
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -304,21 +304,21 @@ def _functions(m: Machine, sink: Sink, names: Names, sleeping: list[int]) -> tup
     ident = get_ident()
     own_ready, own_spawn, own_poll = m.ready, spawners[ident], m.poller.poll
     own_stealers = list(m.stealers)
-    batch = m.p.batch
+    batch, add = m.p.batch, m.p.goroutines.add
     function = names.fn
     wake, told, other, clock = sink.wake, sink.spawn, sink.other, monotonic_ns
 
-    # The clock is read before a goroutine is published: else it could run before that.
+    # All is told before a goroutine is published: else it could run before that, and what is told
+    # then would be taken for the present.
     def ready(g: Goroutine[Any]) -> None:
         by = m.g
         wake(clock(), g.id, 0 if by is None else by.id)
         own_ready(g)
 
-    def spawn(g: Goroutine[Any], fn: Any) -> None:
-        at = clock()
-        own_spawn(g, fn)
+    def register(g: Goroutine[Any]) -> None:
+        add(g)
         by = m.g
-        told(at, g.id, function(fn), 0 if by is None else by.id)
+        told(clock(), g.id, function(g.fn), 0 if by is None else by.id)
 
     def poll(timeout: float | None) -> int:
         began = clock()
@@ -352,6 +352,8 @@ def _functions(m: Machine, sink: Sink, names: Names, sleeping: list[int]) -> tup
             return got
 
         return stolen
+
+    spawn = make_spawner(m, register)
 
     def attach() -> None:
         m.ready, m.poller.poll = ready, poll

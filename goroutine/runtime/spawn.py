@@ -148,11 +148,14 @@ def steps_for(g: Goroutine[Any], fn: Any, args: Any, kwargs: Any) -> Any:
     return _with_result(g, fn(*args, **kwargs))
 
 
-def make_spawner(m: Machine) -> Callable[[Goroutine[Any], Any], None]:
-    """The part of go() that belongs to machine m, with all it touches in its own cells."""
+def make_spawner(
+    m: Machine, register: Callable[[Goroutine[Any]], None] | None = None
+) -> Callable[[Goroutine[Any], Any], None]:
+    """The part of go() that belongs to machine m, with all it touches in its own cells.
+    ``register`` is called in place of the addition to m's goroutines, before anybody can run it."""
     p = m.p
     owner = p.goroutines
-    own, next_id = owner.add, p.ids.__next__
+    own, next_id = register or owner.add, p.ids.__next__
     batch, runnext, spill = p.batch, p.runnext, p.spill
     put_next, take_next, append = runnext.append, runnext.popleft, batch.append
     most = 2 * BATCH
