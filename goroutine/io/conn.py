@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["CLOSED", "Conn", "borrowed", "new_conn", "shut_down"]
 
 BUFFER = 4096  # one completion never brings more (uring.BUFFER_SHIFT)
+_bytes, _type, _len = bytes, type, len  # found in one look-up instead of two
 WRITE_MOST = 1 << 18  # bytes per write(2) once a socket has been full: others want a turn
 
 
@@ -73,25 +74,36 @@ class Conn(PollDesc, Timed):
         is, or gets, cancelled. Cancel safety: a cancelled read has taken no data, nor has one
         that timed out. Go: Conn.Read.
         """
+        if n < BUFFER or ctx is not None or scoped:
+            return (yield from self.read_under(n, ctx))
+        try:
+            self.take_read()
+        except IndexError:
+            yield from self.wait_to_read()
+        try:
+            if not self.news:
+                # The usual case, short; all others are behind the flags.
+                yield self.park
+                data: bytes | None = self.data
+                if data is not None:
+                    self.data = None
+                    return data
+            return (yield from self.receive(n))
+        finally:
+            self.put_read(True)
+            if self.turns:
+                self.serve_turns()
+
+    def read_under(self, n: int, ctx: Context | None) -> Generator[Commit, None, bytes]:
+        """read() that may give less than has come, or that something may cancel."""
         if n < 1:
             return self.nothing(n)
-        under = None
-        if scoped or ctx is not None:
-            under = self.cancels(ctx)
+        under = self.cancels(ctx)
         try:
             self.take_read()
         except IndexError:
             yield from self.wait_to_read(ctx)
         try:
-            if not (self.news or under):
-                # The usual case, short; all others are behind the flag.
-                yield self.park
-                data: bytes | None = self.data
-                if data is not None:
-                    self.data = None
-                    if n >= BUFFER or len(data) <= n:
-                        return data
-                    self.chunks.insert(0, data)
             return (yield from self.receive(n, under))
         finally:
             self.put_read(True)
@@ -249,7 +261,7 @@ class Conn(PollDesc, Timed):
         """
         if ctx is not None:
             check_ctx(ctx)
-        if type(data) is not bytes:
+        if _type(data) is not _bytes:
             data = memoryview(data).cast("B")
         n = 0
         if self.free_write:
@@ -260,7 +272,7 @@ class Conn(PollDesc, Timed):
                 pass
             except OSError as failure:
                 raise self.write_failed(failure) from None
-            if n == len(data):
+            if n == _len(data):
                 return n
         try:
             self.take_write()
