@@ -287,7 +287,7 @@ class Conn(PollDesc, Timed):
                 except OSError as failure:
                     raise self.write_failed(failure) from None
             if n != len(data):
-                yield from self.write_rest(data, n, ctx)
+                yield from self.write_rest(memoryview(data), n, ctx)
         finally:
             self.put_write(True)
             if self.turns:
@@ -298,12 +298,9 @@ class Conn(PollDesc, Timed):
         """What a write is told: that we closed the connection explains every error."""
         return ConnClosed(errno.EBADF, CLOSED) if self.closed else failure
 
-    def write_rest(
-        self, data: bytes | memoryview, n: int, ctx: Context | None
-    ) -> Generator[Commit]:
+    def write_rest(self, view: memoryview, n: int, ctx: Context | None) -> Generator[Commit]:
         """The part the socket had no room for. Blocked writes wait for readiness, and the
         bytes stay with the goroutine: a write that another machine can take over."""
-        view = memoryview(data)
         while n < len(view):
             yield from Blocked(self, True).pause(ctx)
             try:
