@@ -55,6 +55,7 @@ class Trace:
 
     def __enter__(self) -> Self:
         global _active
+        trace_run.check()
         with _one:
             if _active is not None:
                 raise RuntimeError(f"a trace is under way already, into {_active.path}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from ..runtime.fork import module_lock
 from ..runtime.probe import Names, Probe, Sink
 from ..runtime.scheduler import running
-from ..runtime.shared import machine_or_none
+from ..runtime.shared import bubbles, machine_or_none
 from ..runtime.traced import attach, detach
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
     from ..runtime.scheduler import Runtime
 
-__all__ = ["Watcher", "add", "attend", "remove"]
+__all__ = ["Watcher", "add", "attend", "check", "remove"]
 
 
 class Watcher(Protocol):
@@ -39,8 +40,15 @@ _runtime: Runtime | None = None  # the run that the watchers were told of
 _old: frozenset[int] = frozenset()  # the goroutines that there were when the last one came
 
 
+def check() -> None:
+    """``RuntimeError`` where nobody can watch."""
+    if get_ident() in bubbles:
+        raise RuntimeError("a bubble can't be traced or profiled: nothing in it takes time")
+
+
 def add(watcher: Watcher) -> None:
     """Have it watch the run that is under way, and those to come. From any thread."""
+    check()
     with _lock:
         runtime = running()
         if runtime is not None and runtime.outcome is None:

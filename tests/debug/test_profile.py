@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from goroutine import blocking, chan, debug, go, gosched, sleep, start, sync
+from goroutine import blocking, chan, debug, go, gosched, sleep, start, sync, testing
 from goroutine.runtime.shared import current
 
 pytestmark = pytest.mark.timeout(30)
@@ -259,3 +259,20 @@ def test_outside_a_run():
         pass
     assert p.functions() == []
     assert len(str(p).split("\n")) == 1
+
+
+async def go_and_wait():
+    await go(gosched)
+
+
+def test_a_bubble_has_none(tmp_path):
+    async def traces(bubble):
+        with pytest.raises(RuntimeError, match="bubble"), debug.profile():
+            pass
+        with pytest.raises(RuntimeError, match="bubble"), debug.trace(tmp_path / "t.json"):
+            pass
+
+    testing.run(traces)
+    with debug.trace(tmp_path / "t.json"), debug.profile() as p:  # nothing has stayed behind
+        start(go_and_wait, machines=1)
+    assert by_name(p)["gosched"].steps == 2
