@@ -50,18 +50,22 @@ class Hooks:
         fn = fixturedef.func
         asynchronous = inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
         state = self.state()
-        if state is None or not (asynchronous or state.deferred):
+        if state is None or not (
+            asynchronous or state.deferred or "request" in fixturedef.argnames
+        ):
             return (yield)
-        from goroutine.pytest_plugin.fixtures import stand_in
+        from goroutine.pytest_plugin.fixtures import later, stand_in
 
         other = stand_in(state, fixturedef, request, asynchronous)
         if other is None:
             return (yield)
         setattr(fixturedef, "func", other)  # noqa: B010
         try:
-            return (yield)
+            value = yield
         finally:
             setattr(fixturedef, "func", fn)  # noqa: B010
+        later(state, value)
+        return value
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..errors import Deadlock, GoroutinePanic
-from ..testing import Bubble, run
+from ..testing import Bubble
+from ..testing.running import Runs
 from .limit import Limit
 from .runs import named, panicked
 
@@ -71,20 +72,23 @@ def in_bubble(
 
     named(main, fn)
     failure: BaseException | None = None
+    bubbles = Runs(
+        main,
+        seed=state.seed,
+        strategy=state.strategy,
+        runs=state.runs,
+        schedule=state.schedule,
+    )
     try:
-        with Limit(state.timeout):
-            return run(
-                main,
-                seed=state.seed,
-                strategy=state.strategy,
-                runs=state.runs,
-                schedule=state.schedule,
-            )
+        with Limit(state.timeout, lambda: bubbles.left):
+            return bubbles.make()
     except BaseException as raised:
         failure = raised
     finally:
         for placeholder in ours:
             placeholder._now = None
+    if not isinstance(failure, pytest.fail.Exception):  # (that has it, if it was ours)
+        state.dump = bubbles.left
     notes = failure.__notes__ = _without_command(state, getattr(failure, "__notes__", []))
     cause = failure.__cause__
     try:

@@ -18,9 +18,10 @@ def run_test(item: Any, fn: Callable[..., Any], kwargs: dict[str, Any], *args: A
     """Run the async test with these arguments of pytest's: once, or as often as was asked."""
     __tracebackhide__ = True
     state = state_of(item)
+    alone = threading.current_thread() is threading.main_thread()
 
     def body(given: dict[str, Any]) -> Coroutine[Any, Any, Any]:
-        return with_fixtures(state.deferred, fn, args, given)
+        return with_fixtures(state.deferred, fn, args, given, alone)
 
     _repeat(state, fn, body, kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from _thread import get_ident
+from collections.abc import Callable
 from traceback import extract_tb, format_list
 from types import TracebackType
 from typing import Self
@@ -16,18 +17,20 @@ from .runs import PACKAGES
 __all__ = ["Limit"]
 
 
-class _Late(BaseException):
-    """Raised in whatever the thread is doing."""
+class _Late(KeyboardInterrupt):
+    """Raised in whatever the thread is doing. Like Ctrl-C, it ends a bubble in any goroutine."""
 
 
 class Limit:
     """``with Limit(seconds):`` raises in its body when they have passed; 0 is for ever.
 
-    As an exception from outside: a call of C goes on to its end.
+    As an exception from outside: a call of C goes on to its end. ``left()`` is then asked for a
+    dump of the goroutines that there were, beside the one that is interrupted.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, left: Callable[[], str]) -> None:
         self._seconds = seconds
+        self._left = left
         self._ident = get_ident()
         self._lock = threading.Lock()
         self._over = self._rang = False
@@ -69,5 +72,10 @@ class Limit:
         if self._rang:
             where = [] if failure is None else extract_tb(failure.__traceback__)
             frames = [frame for frame in where if not frame.filename.startswith(PACKAGES)]
-            text = f"timed out after {self._seconds:g} s\n\n{''.join(format_list(frames))}"
-            raise pytest.fail.Exception(text, pytrace=False) from None
+            parts = [f"timed out after {self._seconds:g} s"]
+            if frames:
+                parts.append("".join(["interrupted:\n", *format_list(frames)]).rstrip())
+            left = self._left()
+            if left:
+                parts.append(left)
+            raise pytest.fail.Exception("\n\n".join(parts), pytrace=False) from None

@@ -44,6 +44,7 @@ class State:
         self.leaks: bool = config.getini("goroutine_leaks") == "ignore" if leaks is None else leaks
         # Async fixtures that are made when the test runs, and those that depend on them, in order.
         self.deferred: list[Deferred] = []
+        self.making = 0  # plain fixtures of the test that have begun, and may ask for others
         self.run = 0  # which of the runs this is, from 1
         self.shown = ""  # the schedule with which a bubble has failed
         self.dump = ""  # the goroutines at the moment it failed

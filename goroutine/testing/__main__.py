@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from .choice import strategy_of
-from .running import run
+from .running import Runs
 from .schedule import parse
+from .steps import Printed
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--schedule", metavar="S", help="what a failure's note says, e.g. 3:1,7:2")
     parser.add_argument("--strategy", default="random", help="random, pct or exhaustive")
     parser.add_argument("--runs", type=int, default=1, metavar="N")
+    parser.add_argument("--steps", action="store_true", help="print who goes on, and from where")
     options = parser.parse_args(arguments)
     sys.path.insert(0, os.getcwd())
     try:
@@ -38,13 +40,17 @@ def main(arguments: list[str]) -> int:
     except (AttributeError, ImportError, OSError, ValueError) as failure:
         parser.error(f"{type(failure).__name__}: {failure}")
     try:
-        result = run(
+        runs = Runs(
             fn,
             seed=options.seed,
             strategy=strategy,
             runs=options.runs,
             schedule=options.schedule,
+            shrink=not options.steps,  # (those of which run?)
         )
+        if options.steps:
+            runs.told = Printed()
+        result = runs.make()
     except KeyboardInterrupt:
         return 130
     except Exception:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Deadlock, GoroutinePanic
 from ..runtime import panic
-from ..runtime.dump import dump
+from ..runtime.dump import dump, look
 from ..runtime.exit import GoExit
 from ..runtime.goroutine import Goroutine, close_steps
 from ..runtime.machine import _FOREIGN, LOOPS, _Throwing
@@ -85,6 +85,8 @@ class Machine:
         self.main: Goroutine[Any] | None = None
         self.failure: BaseException | None = None
         self.remarks: list[str] = []  # on what went wrong in the end
+        self.left = ""  # if it has failed: a dump of those that had not ended
+        self.told: Callable[[Any], object] | None = None  # of each that goes on, before it does
         self.tick = 0
         self.over = object()  # unique to this run
         self._network: Network | None = None
@@ -169,6 +171,11 @@ class Machine:
                     assert self.main is not None
                     self.failure = Deadlock(BLOCKED if self.main.it is not None else REMAIN)
                     self.remarks.append(dump(self.goroutines).rstrip())
+                elif self.failure is not None:
+                    self.left = dump(self.goroutines).rstrip()
+            except BaseException:
+                self.left = dump(self.goroutines).rstrip()
+                raise
             finally:
                 self.close()
         finally:
@@ -223,6 +230,8 @@ class Machine:
                 runnable.remove(picked)
                 if current is not None:
                     runnable.append(current)
+            if self.told is not None:
+                self.told(picked)
             self.tick += 1
             if self.tick > MOST_STEPS:
                 raise RuntimeError(f"still running after {MOST_STEPS} steps: will this ever end?")
@@ -289,6 +298,9 @@ class Machine:
 
     def escaped(self, g: Goroutine[Any], failure: BaseException) -> None:
         """An exception has left g."""
+        if isinstance(failure, KeyboardInterrupt) and look(g).frames:
+            self.failure = failure  # not g, but us, after its step
+            return
         g.it = None
         self.goroutines.discard(g)
         if isinstance(failure, GoExit):

@@ -9,6 +9,7 @@ import sys
 from _thread import get_ident
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from .schedule import deviations, parse, text
 from .shrink import Failed
 from .shrink import shrink as simplest
 
-__all__ = ["note", "run", "target"]
+__all__ = ["Runs", "note", "run", "target"]
 
 T = TypeVar("T")
 
@@ -92,37 +93,87 @@ def run[T](
     946688400.0
     """
     __tracebackhide__ = True
-    _check_thread()
-    if not callable(fn):
-        raise TypeError(f"run() takes an async def function, not {type(fn).__name__}")
-    if runs < 1:
-        raise ValueError(f"runs must be at least 1, not {runs}")
-    chosen = strategy_of(strategy) if schedule is None else Replay(parse(schedule))
-    if seed is None:
-        seed = _any_seed()
-    chosen.reset()
-    result: Any = None
-    with _bubbles():
-        for number in count() if chosen.one_seed else range(runs):
-            own = seed if chosen.one_seed else seed + number
-            if not chosen.begin(own):
-                break
-            result, trace, failure = _run_once(fn, own, chosen)
-            if failure is None:
-                chosen.end(trace)
-                if schedule is not None:
+    runs_of = Runs(fn, seed=seed, strategy=strategy, runs=runs, schedule=schedule, shrink=shrink)
+    return runs_of.make()  # type: ignore[no-any-return]
+
+
+class Runs:
+    """What `run` does; with what the command line and the pytest plugin want to know beside."""
+
+    def __init__(
+        self,
+        fn: Callable[[Bubble], Any],
+        *,
+        seed: int | None,
+        strategy: str | Strategy,
+        runs: int,
+        schedule: str | None,
+        shrink: bool = True,
+    ) -> None:
+        _check_thread()
+        if not callable(fn):
+            raise TypeError(f"run() takes an async def function, not {type(fn).__name__}")
+        if runs < 1:
+            raise ValueError(f"runs must be at least 1, not {runs}")
+        self.strategy = strategy_of(strategy) if schedule is None else Replay(parse(schedule))
+        self.seed = _any_seed() if seed is None else seed
+        self.left = ""  # if it has failed: a dump of the goroutines that had not ended
+        self.told: Callable[[Machine, Any], object] | None = None  # of each step, before it
+        self._fn = fn
+        self._runs = runs
+        self._once = schedule is not None
+        self._shrink = shrink
+
+    def make(self) -> Any:
+        """Make them: the result of the last one."""
+        __tracebackhide__ = True
+        strategy = self.strategy
+        strategy.reset()
+        result: Any = None
+        with _bubbles():
+            for number in count() if strategy.one_seed else range(self._runs):
+                seed = self.seed if strategy.one_seed else self.seed + number
+                if not strategy.begin(seed):
                     break
-                continue
-            failed = Failed(failure, trace)
-            if shrink and isinstance(failure, Exception):
-                failed = _shrunken(fn, own, failed)
-            failure = failed.failure
-            failure.add_note(note(fn, own, chosen, number, failed))
-            try:
-                raise failure
-            finally:
-                del failure, failed  # else the traceback and this frame keep each other alive
-    return result  # type: ignore[no-any-return]
+                result, trace, failed = self._run(seed, strategy)
+                if failed is None:
+                    strategy.end(trace)
+                    if self._once:
+                        break
+                    continue
+                if self._shrink and isinstance(failed.failure, Exception):
+                    failed = self._shrunken(seed, failed)
+                failure, self.left = failed.failure, failed.left
+                failure.add_note(note(self._fn, seed, strategy, number, failed))
+                try:
+                    raise failure
+                finally:
+                    del failure, failed  # else the traceback and this frame keep each other alive
+        return result
+
+    def _run(self, seed: int, strategy: Strategy) -> tuple[Any, list[Decision], Failed | None]:
+        """One bubble: its result, its choices, its failure."""
+        chooser = Chooser(strategy)
+        m = Machine(chooser, seed)
+        if self.told is not None:
+            m.told = partial(self.told, m)
+        try:
+            return m.run(self._fn, Bubble(m, seed)), chooser.trace, None
+        except BaseException as failure:
+            failure.__traceback__ = _clean(failure)
+            return None, chooser.trace, Failed(failure, chooser.trace, m.left)
+
+    def _shrunken(self, seed: int, failed: Failed) -> Failed:
+        def again(choices: dict[int, int]) -> Failed | None:
+            replay = Replay(choices)
+            replay.begin(seed)
+            _, _, failed = self._run(seed, replay)
+            if failed is not None and isinstance(failed.failure, (KeyboardInterrupt, SystemExit)):
+                self.left = failed.left
+                raise failed.failure
+            return failed
+
+        return simplest(failed, again)
 
 
 def _check_thread() -> None:
@@ -143,19 +194,6 @@ def _any_seed() -> int:
         raise ValueError(f"GOROUTINE_SEED must be a number, not {word!r}") from None
 
 
-def _run_once(
-    fn: Callable[[Bubble], Any], seed: int, strategy: Strategy
-) -> tuple[Any, list[Decision], BaseException | None]:
-    """One bubble: its result, its choices, its failure."""
-    chooser = Chooser(strategy)
-    m = Machine(chooser, seed)
-    try:
-        return m.run(fn, Bubble(m, seed)), chooser.trace, None
-    except BaseException as failure:
-        failure.__traceback__ = _clean(failure)
-        return None, chooser.trace, failure
-
-
 def _clean(failure: BaseException) -> TracebackType | None:
     """Its traceback without our own frames at its head. (None are left of what a bubble itself
     has to say; an error of ours keeps them.)"""
@@ -166,18 +204,6 @@ def _clean(failure: BaseException) -> TracebackType | None:
 
 
 _PACKAGE = __name__.rpartition(".")[0] + "."
-
-
-def _shrunken(fn: Callable[[Bubble], Any], seed: int, failed: Failed) -> Failed:
-    def again(choices: dict[int, int]) -> Failed | None:
-        replay = Replay(choices)
-        replay.begin(seed)
-        _, trace, failure = _run_once(fn, seed, replay)
-        if isinstance(failure, (KeyboardInterrupt, SystemExit)):
-            raise failure
-        return None if failure is None else Failed(failure, trace)
-
-    return simplest(failed, again)
 
 
 # -- what is said about a failure ----------------------------------------------------------------

@@ -26,9 +26,10 @@ SECONDS = 5.0
 class Failed:
     """A run that failed."""
 
-    def __init__(self, failure: BaseException, trace: list[Decision]) -> None:
+    def __init__(self, failure: BaseException, trace: list[Decision], left: str = "") -> None:
         self.failure = failure
         self.trace = trace
+        self.left = left  # a dump of the goroutines that had not ended; "" if the failure has it
 
 
 def kind_of(failure: BaseException) -> object:

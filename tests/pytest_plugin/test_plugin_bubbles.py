@@ -188,3 +188,93 @@ async def test_good(bubble, narrow):
         "the async fixture 'wide' of scope module would be outside of the bubble",
         "the async fixture 'narrow' would be outside of the bubble",
     )
+
+
+def test_a_failure_shows_who_was_left(pytester):
+    result = session(
+        pytester,
+        """
+async def helper(ch):
+    await ch.recv()
+
+async def test_assertion(bubble):
+    go(helper, chan())
+    await bubble.wait()
+    assert 1 == 2
+
+async def fails():
+    assert 3 == 4
+
+async def test_panic(bubble):
+    go(fails)
+    await chan().send(1)
+""",
+    )
+    result.assert_outcomes(failed=2)
+    shows(
+        result,
+        "E * assert 1 == 2",
+        "again: pytest test_it.py::test_assertion",
+        "goroutine 2 [[]chan receive[]]:",
+        "in helper",
+        "created by test_it.test_assertion in goroutine 1",
+        "E * assert 3 == 4",
+        "again: pytest test_it.py::test_panic",
+        "goroutine 1 [[]chan send[]]:",
+        "in test_panic",
+    )
+
+
+def test_a_time_out_shows_who_computes_and_who_waits(pytester):
+    """Whichever goroutine is interrupted: it is not run again, for a shorter schedule."""
+    result = session(
+        pytester,
+        """
+pytestmark = pytest.mark.goroutine(timeout=0.1)
+
+async def helper(ch):
+    await ch.recv()
+
+async def test_main(bubble):
+    go(helper, chan())
+    await bubble.wait()
+    while True:
+        pass
+
+async def computes():
+    while True:
+        pass
+
+async def test_other(bubble):
+    go(computes)
+    await chan().send(1)
+
+async def test_in_turns(bubble):
+    while True:
+        await gosched()
+
+async def test_after():
+    assert current().id == 1
+""",
+        marked=False,
+    )
+    result.assert_outcomes(failed=3, passed=1)
+    shows(
+        result,
+        "_ test_main _",
+        "timed out after 0.1 s",
+        "interrupted:",
+        "in test_main",
+        "goroutine 2 [[]chan receive[]]:",
+        "in helper",
+        "seed *, in a bubble",
+        "_ test_other _",
+        "timed out after 0.1 s",
+        "interrupted:",
+        "in computes",
+        "goroutine 1 [[]*[]]:",  # chan send, or runnable: before it
+        "in test_other",
+        "_ test_in_turns _",
+        "timed out after 0.1 s",
+        "in test_in_turns",
+    )

@@ -115,33 +115,6 @@ async def test_told():
     )
 
 
-def test_one_that_is_asked_for_by_name_says_what_to_do(pytester):
-    result = session(
-        pytester,
-        """
-@pytest.fixture
-async def number():
-    return 5
-
-@pytest.fixture
-def plain(request):
-    return request.getfixturevalue("number").real
-
-async def test_before(plain):
-    pass
-
-async def test_inside(request):
-    request.getfixturevalue("number")
-""",
-    )
-    result.assert_outcomes(errors=1, failed=1)
-    shows(
-        result,
-        "the async fixture 'number' is made when the test runs",
-        "the async fixture 'number' can't be made inside of a run",
-    )
-
-
 WIDE = """
 from goroutine import Group
 made, left = [], []
@@ -372,3 +345,98 @@ def test_two(goroutine_run):
 """,
     )
     result.assert_outcomes(passed=2)
+
+
+BY_NAME = """
+made = []
+
+@pytest.fixture
+async def number():
+    await sleep(0.001)
+    made.append("number")
+    yield current().id
+    await sleep(0.001)
+    made.append("number ends")
+
+@pytest.fixture
+def plain(request):
+    made.append("plain")
+    yield request.getfixturevalue("number") + 1
+    made.append("plain ends")
+
+@pytest.fixture
+def simple(request):
+    return request.getfixturevalue("number") + 1
+
+@pytest.fixture
+def upon(request):
+    assert request.getfixturevalue("simple") == 2
+    return request.getfixturevalue("plain") + 1
+"""
+
+
+@pytest.mark.parametrize("kind", ["goroutine", "goroutine(bubble=True)"])
+def test_a_plain_fixture_asks_for_an_async_one_by_name(pytester, kind):
+    result = session(
+        pytester,
+        BY_NAME
+        + f"""
+pytestmark = pytest.mark.{kind}
+
+async def test_plain(plain, tmp_path):
+    assert plain == current().id + 1 == 2
+    # (It is begun twice: to find out, and then in the run.)
+    assert made == ["plain", "number", "plain"]
+
+async def test_ends():
+    assert made == ["plain", "number", "plain", "plain ends", "number ends"]
+
+async def test_simple(simple):
+    assert simple == 2
+
+async def test_upon(upon):
+    assert upon == 3
+
+@pytest.mark.goroutine(runs=3)
+async def test_runs(upon, plain):
+    assert upon == plain + 1 == 3
+""",
+    )
+    result.assert_outcomes(passed=5)
+
+
+def test_asked_for_by_name_in_the_test(pytester):
+    result = session(
+        pytester,
+        BY_NAME
+        + """
+@pytest.fixture
+def doubled(number):
+    made.append("doubled")
+    yield 2 * number
+    made.append("doubled ends")
+
+@pytest.fixture
+async def serial():
+    return len(made)
+
+@pytest.mark.parametrize("name", ["number"])
+async def test_there(request, number, name):
+    assert request.getfixturevalue(name) == number == 1
+    assert request.getfixturevalue("doubled") == 2
+    made.append("test ends")
+
+async def test_ends():
+    assert made == ["number", "doubled", "test ends", "doubled ends", "number ends"]
+
+@pytest.mark.goroutine(runs=2)
+async def test_each_run_has_its_own(request, serial):
+    assert request.getfixturevalue("serial") == serial == len(made)
+    made.append("run")
+
+async def test_not_there(request):
+    request.getfixturevalue("number")
+""",
+    )
+    result.assert_outcomes(passed=3, failed=1)
+    shows(result, "the async fixture 'number' can't be made inside of a run: ask for it as an arg")

@@ -114,3 +114,37 @@ def test_how_a_function_is_named(monkeypatch):
     assert target(lambda bubble: None) is None
     assert target(object()) is None
     assert target(len) is None
+
+
+def test_steps(app, tmp_path, capsys):
+    (tmp_path / "steps_of_a_test.py").write_text(
+        """\
+from goroutine import chan, go
+
+async def send(ch):
+    await ch.send(1)
+    await ch.send(2)
+
+async def main(bubble):
+    ch = chan(1)
+    go(send, ch)
+    go(ch.recv)
+    await bubble.wait()
+    return await ch.recv()
+"""
+    )
+    program = "steps_of_a_test.py:main"
+    assert main([program, "--schedule", "0:1", "--steps"]) == 0
+    by_recv = """\
+        goroutine 1  begins steps_of_a_test.main
+   0:1  goroutine 3  begins goroutine.channel.Chan.recv
+        goroutine 3  in goroutine.channel.Chan.recv
+        goroutine 2  begins steps_of_a_test.send
+        goroutine 2  steps_of_a_test.py:4  send: await ch.send(1)
+        goroutine 2  steps_of_a_test.py:5  send: await ch.send(2)
+        goroutine 1  steps_of_a_test.py:11  main: await bubble.wait()
+        goroutine 1  steps_of_a_test.py:12  main: return await ch.recv()
+ok: 2
+"""
+    assert capsys.readouterr().out == by_recv
+    sys.modules.pop("steps_of_a_test", None)
