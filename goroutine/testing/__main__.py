@@ -11,6 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 from typing import Any
 
+from ..runtime.dump import ours
 from .choice import strategy_of
 from .running import Runs
 from .schedule import parse
@@ -53,8 +54,11 @@ def main(arguments: list[str]) -> int:
         result = runs.make()
     except KeyboardInterrupt:
         return 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as failure:
+        tb = failure.__traceback__
+        while tb is not None and ours(tb.tb_frame.f_code):
+            tb = tb.tb_next
+        traceback.print_exception(failure.with_traceback(tb))
         return 1
     print("ok" if result is None else f"ok: {result!r}")
     return 0

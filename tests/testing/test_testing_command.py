@@ -142,6 +142,7 @@ async def main(bubble):
         goroutine 2  begins steps_of_a_test.send
         goroutine 2  steps_of_a_test.py:4  send: await ch.send(1)
         goroutine 2  steps_of_a_test.py:5  send: await ch.send(2)
+        goroutine 3  in goroutine.channel.Chan.recv
         goroutine 1  steps_of_a_test.py:11  main: await bubble.wait()
         goroutine 1  steps_of_a_test.py:12  main: return await ch.recv()
 ok: 2
