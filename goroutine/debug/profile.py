@@ -34,7 +34,7 @@ class Wait:
     ...         await goroutine.sleep(0.01)
     ...     return p.functions()[0].waits[0]
     >>> wait = goroutine.start(main)
-    >>> wait.reason, wait.count, wait.seconds >= 0.01
+    >>> wait.reason, wait.count, wait.seconds > 0.009
     ('sleep', 1, True)
     """
 
