@@ -41,11 +41,11 @@ def test_lines_come_while_all_sleep(monkeypatch, capfd, machines):
     assert 3 <= len(times) <= 14
     assert times == sorted(times)
     assert times[0] < 100
-    last = found[-1]
-    assert int(last["gomaxprocs"]) == machines
-    assert int(last["idleprocs"]) == machines
-    assert int(last["threads"]) == machines + 1
-    assert last["queues"] == " ".join(["0"] * machines)
+    amid = found[len(found) // 2]  # (the last one may come when the run is over)
+    assert int(amid["gomaxprocs"]) == machines
+    assert int(amid["idleprocs"]) == machines
+    assert int(amid["threads"]) == machines + 1
+    assert amid["queues"] == " ".join(["0"] * machines)
 
 
 def test_lines_come_while_all_compute(monkeypatch, capfd, machines):
