@@ -53,6 +53,10 @@ def _repeat(
     kwargs: dict[str, Any],
 ) -> Any:
     __tracebackhide__ = True
+    if state.bubble:
+        from .bubbles import in_bubble
+
+        return in_bubble(state, fn, body, kwargs)  # its strategy says how often
     value = None
     for run in range(1, state.runs + 1):
         state.run = run
@@ -70,10 +74,6 @@ def _once(
     kwargs: dict[str, Any],
 ) -> Any:
     __tracebackhide__ = True
-    if state.bubble:
-        from .bubbles import in_bubble
-
-        return in_bubble(state, fn, body, kwargs)
     alone = threading.current_thread() is threading.main_thread()
     if carrier.current() is None and alone:
         return in_run(

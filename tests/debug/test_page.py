@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import pytest
 from debug_support import ROOT, environment
@@ -29,8 +30,9 @@ def output_that_begins(words):
     return text
 
 
-def test_the_stuck_program(tmp_path):
-    """Who has the mutex, and how many wait, depends on how fast the journal was: not compared."""
+@contextmanager
+def stuck_program(folder, **variables):
+    """The page's, once nothing moves in it any more; and what its dump has in another way."""
     code = next(code for code in PIECES if "still open" in code)
     # It tells when nothing has moved for a while, and sleeps in the line in which it says so.
     stuck = "await still(stock); await sleep(10)"
@@ -46,27 +48,50 @@ def test_the_stuck_program(tmp_path):
     """)
     start = "start(main)\n"
     code = code.replace(start, "") + start
-    (tmp_path / "app.py").write_text(code)
+    (folder / "app.py").write_text(code)
     child = subprocess.Popen(
         [sys.executable, "-X", "gil=0", "-c", NOT_IGNORED],
-        cwd=tmp_path,
-        env=environment(GOROUTINE_MACHINES="1"),
+        cwd=folder,
+        env=environment(GOROUTINE_MACHINES="1", **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+    def as_shown(dump):
+        return numberless(dump.replace(f"{folder}/", "").replace(stuck, "await sleep(10)"))
+
     try:
         assert child.stdout.readline() == "stuck\n"
-        os.kill(child.pid, signal.SIGQUIT)
-        _, err = child.communicate(timeout=20)
+        yield child, as_shown
     finally:
         child.kill()
         child.communicate()
-    printed = err.replace(f"{tmp_path}/", "").replace(stuck, "await sleep(10)")
-    assert (child.returncode, numberless(printed)) == (
-        2,
-        numberless(output_that_begins("SIGQUIT")),
-    )
+
+
+def test_the_stuck_program(tmp_path):
+    """Who has the mutex, and how many wait, depends on how fast the journal was: not compared."""
+    with stuck_program(tmp_path) as (child, as_shown):
+        os.kill(child.pid, signal.SIGQUIT)
+        _, err = child.communicate(timeout=20)
+    shown = numberless(output_that_begins("SIGQUIT"))
+    assert (child.returncode, as_shown(err)) == (2, shown)
+
+
+def test_the_stuck_program_is_asked_from_elsewhere(tmp_path):
+    there = {"GOROUTINE_DEBUG": "dump=1", "XDG_RUNTIME_DIR": str(tmp_path)}
+    shown = numberless(output_that_begins("SIGQUIT")).removeprefix("SIGQUIT: quit\n\n")
+    with stuck_program(tmp_path, **there) as (child, as_shown):
+        for _ in range(2):  # it goes on
+            asked = subprocess.run(
+                [sys.executable, "-X", "gil=0", "-m", "goroutine", "dump", str(child.pid)],
+                env=environment(**there),
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+            )
+            assert as_shown(asked.stdout) == shown
 
 
 def numberless(dump):

@@ -278,3 +278,34 @@ async def test_after():
         "timed out after 0.1 s",
         "in test_in_turns",
     )
+
+
+def test_each_seed_is_run_once(pytester):
+    result = session(
+        pytester,
+        """
+seeds, fresh, orders = [], [], []
+
+@pytest.fixture
+async def mine():
+    fresh.append(1)
+
+@pytest.mark.goroutine(seed=5, runs=10)
+async def test_runs(bubble, mine):
+    seeds.append(bubble.seed)
+
+@pytest.mark.goroutine(strategy="exhaustive", runs=10)
+async def test_all(bubble):
+    order = []
+    go(order.append, 1)
+    go(order.append, 2)
+    await bubble.wait()
+    orders.append(order)
+
+def test_seen():
+    assert seeds == [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    assert len(fresh) == 10
+    assert orders == [[1, 2], [2, 1]]
+""",
+    )
+    result.assert_outcomes(passed=3)

@@ -1,5 +1,8 @@
 """What fails a test of ours, and what it then says."""
 
+import re
+from pathlib import Path
+
 import pytest
 from plugin_support import session, shows
 
@@ -258,3 +261,22 @@ async def test_after(wide):
     )
     result.assert_outcomes(passed=1, failed=2)
     shows(result, "Timeout", "[[]sleep[]]", "in test_it", "Timeout", "in test_in_a_carrier")
+
+
+def test_what_the_page_shows(pytester):
+    """docs/pytest.md: its first example, and what is printed, but for the seed."""
+    page = (Path(__file__).parents[2] / "docs" / "pytest.md").read_text()
+    code = re.search(r"^```py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[1]
+    said = re.search(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[1]
+    pytester.makepyfile(test_doubler="").write_text(code)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--goroutine-machines=2")
+    result.assert_outcomes(passed=1, failed=1)
+
+    def varied(text):
+        text = re.sub(r"(seed[ =])\d+", r"\1N", text.replace(f"{pytester.path}/", ""))
+        return re.sub(r"(?m)^goroutine [2-9]\d* ", "goroutine N ", text)
+
+    rest = varied(result.stdout.str())
+    for line in filter(None, varied(said).splitlines()):
+        before, found, rest = rest.partition(line)
+        assert found, f"{line!r} is not in {before!r}"
