@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -131,6 +132,7 @@ by_signals = pytest.mark.parametrize(
 
 def test_the_list_is_complete():
     assert EXAMPLES == [
+        "asyncio_client",
         "chat",
         "download",
         "echo_server",
@@ -138,7 +140,9 @@ def test_the_list_is_complete():
         "pingpong",
         "port_scanner",
         "sieve",
+        "supervise",
         "tail",
+        "tls_echo_server",
         "worker_pool",
     ]
 
@@ -731,3 +735,80 @@ def test_download_interrupted(machines, tmp_path):
         assert (child.returncode, out, spoken(err)) == (130, "", "")
         assert files.most == 2
     assert os.listdir(tmp_path) == []
+
+
+# -- TLS -----------------------------------------------------------------------------------------
+
+
+@everywhere
+def test_tls_echo_server(machines, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test"
+    command += " -addext subjectAltName=IP:127.0.0.1"
+    done = subprocess.run(
+        [*command.split(), "-keyout", key, "-out", cert], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    trusting = ssl.create_default_context(cafile=cert)
+    with process("examples/tls_echo_server.py", cert, key, "0", machines=machines) as child:
+        echo = Server(child)
+        with (
+            echo.connect() as stranger,
+            trusting.wrap_socket(echo.connect(), server_hostname="127.0.0.1") as client,
+        ):
+            stranger.sendall(b"no TLS at all\n" * 10)
+            for i in range(3):
+                client.sendall(b"hello %d" % i)
+                assert client.recv(7) == b"hello %d" % i
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=20)
+        assert (child.returncode, out) == (0, "bye\n"), err
+
+
+# -- processes -----------------------------------------------------------------------------------
+
+
+def test_supervise_starts_again_what_fails(tmp_path):
+    """Twice it fails; the third time it ends well."""
+    (tmp_path / "app.sh").write_text('echo "$0"; echo x >> tries; test $(wc -l < tries) -ge 3\n')
+    out = example("supervise", f"sh -c 'cd {tmp_path}; . ./app.sh'", "echo hello").splitlines()
+    assert out.count("echo: hello") == 1
+    assert [line for line in out if line.startswith("sh:")] == [
+        "sh: sh",
+        "sh: ended with status 1, again in 0.1 s",
+        "sh: sh",
+        "sh: ended with status 1, again in 0.2 s",
+        "sh: sh",
+    ]
+    assert out[-1] == "bye"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_supervise_ends_them_all(number):
+    """One ends by SIGTERM, one ignores it and is killed."""
+    gentle = "sh -c 'echo gentle; exec sleep 1000'"
+    deaf = "sh -c 'trap \"\" TERM; echo deaf; exec sleep 1000'"
+    code = "import supervise, goroutine, sys; supervise.LAST = 0.2;"
+    code += "goroutine.start(supervise.main, *sys.argv[1:])"
+    code = f"import sys; sys.path.insert(0, 'examples'); {code}"
+    with process("-c", code, gentle, deaf, machines=2) as child:
+        assert {child.stdout.readline(), child.stdout.readline()} == {"sh: gentle\n", "sh: deaf\n"}
+        child.send_signal(number)
+        out, err = child.communicate(timeout=20)
+    assert (child.returncode, out, spoken(err)) == (0, "bye\n", "")
+
+
+# -- an asyncio library --------------------------------------------------------------------------
+
+
+@everywhere
+def test_asyncio_client(machines):
+    with server("echo_server", machines=machines) as echo:
+        code = "import sys; sys.path.insert(0, 'examples'); import asyncio_client, goroutine;"
+        code += (
+            f"goroutine.start(lambda: asyncio_client.main('a', 'b', 'c', port={echo.address[1]}))"
+        )
+        with process("-c", code, machines=machines) as child:
+            out, err = child.communicate(timeout=20)
+        assert (child.returncode, out, spoken(err)) == (0, "a\nb\nc\n", "")
+        echo.end()
