@@ -25,6 +25,7 @@ from .address import format_address
 from .blocked import Blocked, Reading
 from .deadline import Timed
 from .desc import CLOSED, PollDesc
+from .options import TCPOptions
 from .sendfile import HasFd, sendfile
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _bytes, _type, _len = bytes, type, len  # found in one look-up instead of two
 WRITE_MOST = 1 << 18  # bytes per write(2) once a socket has been full: others want a turn
 
 
-class Conn(PollDesc, Timed):
+class Conn(PollDesc, TCPOptions, Timed):
     """A connection. Reads and writes may overlap; reads are serialised, and so are writes.
 
     Reads fail with ``TimeoutError`` after `set_read_deadline`, writes after

@@ -40,10 +40,11 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Never, Self
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
 
 from ..errors import ConnClosed
 from ..runtime.fork import module_lock
@@ -52,6 +53,7 @@ from ..runtime.park import ready
 from ..runtime.shared import current, machine_or_none
 from ..runtime.wait import Waiter, cancelable, check
 from .deadline import Deadline, timed_out
+from .options import Options
 
 if TYPE_CHECKING:
     from ..runtime.machine import Machine
@@ -66,8 +68,10 @@ MOST_CHUNKS = 64
 
 _queue_lock = module_lock()
 
+T = TypeVar("T")
 
-class PollDesc:
+
+class PollDesc(Options):
     """An fd that a poller receives for. Made on any machine; ``home`` is where it is polled."""
 
     __slots__ = (
@@ -310,6 +314,18 @@ class PollDesc:
     def barred_error(self) -> Exception:
         """What is raised to who reads and is ``barred``."""
         return self.closed_error() if self.closed else timed_out()
+
+    def with_socket(self, call: Callable[[socket.socket], T]) -> T:
+        """See options.Options. (Who closes it sets ``closed`` under this lock, and only later
+        is the fd given back.)"""
+        with _queue_lock:
+            if self.closed:
+                raise self.closed_error()
+            s = socket.socket(fileno=self.fd)
+            try:
+                return call(s)
+            finally:
+                s.detach()
 
     # -- closing --------------------------------------------------------------------------
 

@@ -26,13 +26,15 @@ Locks are taken in this order: the engine's, then those of the connection.
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from ..errors import Canceled
 from ..io.deadline import timed_out
+from ..io.options import Options, TCPOptions
 from ..net.memory import PipeConn
 from ..runtime.clock import now
 from ..runtime.park import gosched
@@ -49,12 +51,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Conn"]
 
+T = TypeVar("T")
+
 PIECES = 4  # of a long write between two turns of the others
 LEAVING = 5.0  # seconds that close_notify may take. Go: the same
 LINGER = 0.01  # of these, before what the peer sends is thrown away
 
 
-class Conn(Shaking):
+class Conn(Shaking, TCPOptions):
     """A connection with TLS, with the methods of a `net.Conn`. Made by `client`, `server`,
     `dial`, and by a `Listener`, whose connections shake hands with the first read or write.
 
@@ -349,6 +353,12 @@ class Conn(Shaking):
     def remote_address(self) -> str:
         """That of the connection below. Go: RemoteAddr."""
         return self._raw.remote_address
+
+    def with_socket(self, call: Callable[[socket.socket], T]) -> T:
+        """See io.options.Options: those of the connection below."""
+        if not isinstance(self._raw, Options):
+            raise OSError(errno.EOPNOTSUPP, "the connection below has no socket")
+        return self._raw.with_socket(call)
 
     def close(self) -> None:
         """Close it, and the connection below; who reads or writes it gets `ConnClosed`. More
